@@ -1,0 +1,1 @@
+//! The boundary every device implements, the reference implementation and the case lists.

@@ -1,0 +1,1 @@
+//! Messages to prompt segments, token streams to reasoning, content and tool calls.

@@ -1,0 +1,1 @@
+//! One layer function, batches, KV and sampling over any backend.

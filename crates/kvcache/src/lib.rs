@@ -1,0 +1,1 @@
+//! KV pages, anchors and the prefix index: bytes and hashes only.

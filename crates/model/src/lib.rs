@@ -1,0 +1,1 @@
+//! What DeepSeek V4 is: configuration, layer kinds, tensor names, binding.

@@ -1,0 +1,1 @@
+//! Owns the engine thread: requests in, events out.

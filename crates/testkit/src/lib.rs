@@ -1,0 +1,1 @@
+//! The oracle's tiny models and golden data, for tests.

@@ -1,0 +1,1 @@
+//! Library functions behind the commands: inspect, synth, bench, plan, doctor.
