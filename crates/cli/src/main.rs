@@ -1,2 +1,7 @@
 //! The one binary, `keid`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,33 @@
+//! One file a command: its flags, its help, and the call into the libraries.
+//!
+//! To add one: a file with an `Args` that derives `clap::Args` and has
+//! `run(&self, &mut Context)`, its module, and a variant of [`Command`]. Tests check that
+//! every command and flag explains itself and that every command shows an example.
+
+mod completions;
+mod man;
+
+use clap::Subcommand;
+
+pub use man::page as manual_page;
+
+use crate::Context;
+
+/// What `keid` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print the manual page
+    Man(man::Args),
+}
+
+impl Command {
+    /// Runs the command.
+    pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        match self {
+            Self::Completions(args) => args.run(context),
+            Self::Man(args) => args.run(context),
+        }
+    }
+}
