@@ -1,0 +1,1 @@
+//! The one list of cases per operation, run on every backend against the reference.

@@ -1,0 +1,149 @@
+//! One KV row to bytes and back, in the layout of [`RowLayout`].
+
+use half::f16;
+use quant::round_trip::{
+    fp4_block_decode, fp4_block_encode, fp8_block_decode, fp8_block_encode, hadamard,
+};
+
+use crate::kv::{RowFormat, RowLayout};
+
+/// Rounds `x` as the format says and writes it. Index rows are Hadamard-rotated here, so `x` is
+/// the rotated-by-position row; it is overwritten.
+pub fn encode(layout: &RowLayout, x: &mut [f32], out: &mut [u8]) {
+    match (layout.format, layout.index) {
+        (RowFormat::F32, _) => {
+            for (b, v) in out.chunks_exact_mut(4).zip(x.iter()) {
+                b.copy_from_slice(&v.to_le_bytes());
+            }
+        }
+        (RowFormat::Model, false) => encode_attention(layout, x, out),
+        (RowFormat::Model, true) => encode_index(layout, x, out),
+    }
+}
+
+/// The row as f32. An index row stays in the Hadamard basis, where queries meet it.
+pub fn decode(layout: &RowLayout, bytes: &[u8], out: &mut [f32]) {
+    match (layout.format, layout.index) {
+        (RowFormat::F32, _) => {
+            for (v, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                *v = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
+        }
+        (RowFormat::Model, index) => {
+            let coded = layout.coded();
+            let (codes, scales) = bytes.split_at(layout.code_bytes());
+            let per_block = if index { layout.block() / 2 } else { layout.block() };
+            let blocks = out[..coded].chunks_mut(layout.block()).zip(codes.chunks(per_block));
+            for ((block, codes), &scale) in blocks.zip(scales) {
+                if index {
+                    fp4_block_decode(codes, scale, block);
+                } else {
+                    fp8_block_decode(codes, scale, block);
+                }
+            }
+            let tail = &bytes[tail_offset(layout)..];
+            for (v, b) in out[coded..].iter_mut().zip(tail.chunks_exact(2)) {
+                *v = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            }
+        }
+    }
+}
+
+/// Where the 16-bit tail of an attention row begins.
+pub fn tail_offset(layout: &RowLayout) -> usize {
+    (layout.code_bytes() + layout.n_scales()).next_multiple_of(2)
+}
+
+/// The indexer's query meets its rows in the same basis and precision: Hadamard, then E2M1.
+pub fn round_index_query(layout: &RowLayout, head: &mut [f32]) {
+    if layout.format == RowFormat::Model {
+        rotate(head);
+        quant::round_trip::fp4(head, layout.block());
+    }
+}
+
+fn encode_attention(layout: &RowLayout, x: &[f32], out: &mut [u8]) {
+    let coded = layout.coded();
+    let (codes, rest) = out.split_at_mut(layout.code_bytes());
+    let blocks = x[..coded].chunks(layout.block()).zip(codes.chunks_mut(layout.block()));
+    for ((block, codes), scale) in blocks.zip(rest.iter_mut()) {
+        *scale = fp8_block_encode(block, codes);
+    }
+    let tail = &mut out[tail_offset(layout)..];
+    for (b, v) in tail.chunks_exact_mut(2).zip(&x[coded..]) {
+        b.copy_from_slice(&f16::from_f32(*v).to_le_bytes());
+    }
+}
+
+fn encode_index(layout: &RowLayout, x: &mut [f32], out: &mut [u8]) {
+    rotate(x);
+    let (codes, scales) = out.split_at_mut(layout.code_bytes());
+    let blocks = x.chunks(layout.block()).zip(codes.chunks_mut(layout.block() / 2));
+    for ((block, codes), scale) in blocks.zip(scales) {
+        *scale = fp4_block_encode(block, codes);
+    }
+}
+
+fn rotate(x: &mut [f32]) {
+    // `prepare` refuses the Model format for widths that are no power of two.
+    hadamard(x).unwrap_or_else(|e| panic!("index width was checked at the start: {e}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.03).collect()
+    }
+
+    fn layout(dim: usize, rope_dim: usize, format: RowFormat, index: bool) -> RowLayout {
+        RowLayout { dim, rope_dim, format, index }
+    }
+
+    #[test]
+    fn published_rows_have_the_published_sizes() {
+        assert_eq!(layout(512, 64, RowFormat::Model, false).bytes(), 584);
+        assert_eq!(layout(128, 0, RowFormat::Model, true).bytes(), 68);
+        assert_eq!(layout(512, 64, RowFormat::F32, false).bytes(), 2048);
+    }
+
+    #[test]
+    fn a_stored_row_is_the_round_trip_of_the_model() {
+        for (dim, rope_dim) in [(512, 64), (192, 64), (256, 32), (200, 64)] {
+            let layout = layout(dim, rope_dim, RowFormat::Model, false);
+            let mut want = sample(dim);
+            let (mut x, mut bytes) = (want.clone(), vec![0xAA; layout.bytes()]);
+            encode(&layout, &mut x, &mut bytes);
+            let mut got = vec![f32::NAN; dim];
+            decode(&layout, &bytes, &mut got);
+            let coded = layout.coded();
+            quant::round_trip::fp8(&mut want[..coded], 64);
+            want[coded..].iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+            assert_eq!(got, want, "{dim}/{rope_dim}");
+        }
+    }
+
+    #[test]
+    fn index_rows_and_queries_meet_in_one_basis() {
+        let layout = layout(128, 0, RowFormat::Model, true);
+        let mut query = sample(128);
+        let mut bytes = vec![0; layout.bytes()];
+        encode(&layout, &mut sample(128), &mut bytes);
+        let mut row = vec![0.0; 128];
+        decode(&layout, &bytes, &mut row);
+        round_index_query(&layout, &mut query);
+        assert_eq!(row, query);
+    }
+
+    #[test]
+    fn exact_rows_keep_every_bit() {
+        let layout = layout(100, 4, RowFormat::F32, false);
+        let x = sample(100);
+        let mut bytes = vec![0; layout.bytes()];
+        encode(&layout, &mut x.clone(), &mut bytes);
+        let mut got = vec![0.0; 100];
+        decode(&layout, &bytes, &mut got);
+        assert_eq!(got, x);
+    }
+}

@@ -1,0 +1,438 @@
+//! Everything a backend computes, in the order of the forward pass.
+//!
+//! `&mut` is written, `&` is read, and they never alias. Every operation covers all rows of the
+//! step unless it takes a [`Count`]; a backend chooses its own decode or prefill kernel from the
+//! number of rows. The coarse operations at the end have default bodies made of the simple ones:
+//! the default body is the specification, and a backend overrides it where that is measurably
+//! faster. At most 12 buffers an operation.
+
+use model::{LayerKind, Rope};
+
+use crate::device::{Act, Device, Ids};
+use crate::error::Result;
+use crate::scratch::{Scratch, with_scratch};
+use crate::step::{Count, Step};
+use crate::weights::{
+    AttentionWeights, CompressorWeights, ExpertWeights, HcWeights, HeadWeights, LayerWeights,
+    MoeWeights, RouterWeights, SiteWeights,
+};
+
+/// Everything attention computes from its input before it attends.
+#[derive(Debug)]
+pub struct AttentionBuffers<B> {
+    /// Normed query latent, `[rows, q_lora]`.
+    pub q_latent: Act<B>,
+    /// Rotated queries, `[rows, heads · head_dim]`.
+    pub q: Act<B>,
+    /// Rotated KV row, `[rows, head_dim]`, before rounding.
+    pub kv: Act<B>,
+    /// Compressor input of a CSA layer, `[rows, 2 · head_dim]`.
+    pub csa: PoolInput<B>,
+    /// Compressor input of an HCA layer, `[rows, head_dim]`.
+    pub hca: PoolInput<B>,
+    /// Index compressor input of a CSA layer, `[rows, 2 · index_dim]`.
+    pub index: PoolInput<B>,
+    /// Rotated index queries, `[rows, index_heads · index_dim]`, before rounding.
+    pub index_q: Act<B>,
+    /// Signed head weights without the constant factor, `[rows, index_heads]`.
+    pub index_weights: Act<B>,
+    /// Attention output per head, `[rows, heads · head_dim]`.
+    pub heads: Act<B>,
+}
+
+/// Inputs of a compressor: what is pooled and the logits of its softmax.
+#[derive(Debug)]
+pub struct PoolInput<B> {
+    /// k.
+    pub kv: Act<B>,
+    /// z, without position bias.
+    pub gate: Act<B>,
+}
+
+/// Chosen experts.
+#[derive(Debug)]
+pub struct Routing<B, I> {
+    /// `[rows, used]`, in selection order.
+    pub ids: Ids<I>,
+    /// `[rows, used]`, normalised and scaled.
+    pub weights: Act<B>,
+}
+
+/// Buffers of one mixture of experts.
+#[derive(Debug)]
+pub struct ExpertBuffers<B> {
+    /// `[rows, inner]`.
+    pub gate: Act<B>,
+    /// `[rows, inner]`.
+    pub up: Act<B>,
+}
+
+/// What a query may see beyond the sliding window.
+#[derive(Debug)]
+pub enum Selected<'a, I> {
+    /// Nothing.
+    WindowOnly,
+    /// Every compressed row up to the query's position.
+    All,
+    /// The rows whose ids are given, ascending; `min(cols, visible)` of them.
+    Picked(&'a Ids<I>),
+}
+
+/// Which of a layer's two compressors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooled {
+    /// Rows that attention reads.
+    Attention,
+    /// Rows that the indexer scores.
+    Index,
+}
+
+/// The operations. See the module's head for the rules.
+pub trait Ops: Device + Sized {
+    /// Every `hidden` channels of a row become the token's embedding. `streams [rows, n · hidden]`.
+    fn embed(
+        &mut self,
+        streams: &mut Act<Self::Buf>,
+        table: &Self::Weight,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// `out[r] = w · x[r]`.
+    fn matmul(
+        &mut self,
+        out: &mut Act<Self::Buf>,
+        x: &Act<Self::Buf>,
+        w: &Self::Weight,
+        step: &Step,
+        count: Count,
+    ) -> Result<()>;
+
+    /// Rows of `w` in `n_groups` equal groups, each applied to its own slice of `x[r]`.
+    fn grouped_matmul(
+        &mut self,
+        out: &mut Act<Self::Buf>,
+        x: &Act<Self::Buf>,
+        w: &Self::Weight,
+        n_groups: usize,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// `out[r] = w ⊙ x[r] / rms(x[r])`.
+    fn rms_norm(
+        &mut self,
+        out: &mut Act<Self::Buf>,
+        x: &Act<Self::Buf>,
+        w: &Self::Weight,
+        step: &Step,
+        count: Count,
+    ) -> Result<()>;
+
+    /// `out` = `x` with every `group` channels divided by their rms.
+    fn rms_norm_plain(
+        &mut self,
+        out: &mut Act<Self::Buf>,
+        x: &Act<Self::Buf>,
+        group: usize,
+        step: &Step,
+        count: Count,
+    ) -> Result<()>;
+
+    /// Rotates the tail of every `head_dim` channels for the row's position, or back.
+    fn rope_tail(
+        &mut self,
+        x: &mut Act<Self::Buf>,
+        head_dim: usize,
+        rope: &Rope,
+        inverse: bool,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// Mixing values from projected logits `[rows, mix]`: pre | post | comb, comb row-major
+    /// `[from, to]` (spec: model §4.1).
+    fn hc_mix(
+        &mut self,
+        mix: &mut Act<Self::Buf>,
+        logits: &Act<Self::Buf>,
+        w: &HcWeights<Self>,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// `out[r] = Σ_s pre[s] · streams[r][s]`.
+    fn hc_collapse(
+        &mut self,
+        out: &mut Act<Self::Buf>,
+        streams: &Act<Self::Buf>,
+        mix: &Act<Self::Buf>,
+        step: &Step,
+        count: Count,
+    ) -> Result<()>;
+
+    /// `streams[r][k] = post[k] · y[r] + Σ_j comb[j][k] · streams[r][j]`.
+    fn hc_expand(
+        &mut self,
+        streams: &mut Act<Self::Buf>,
+        y: &Act<Self::Buf>,
+        mix: &Act<Self::Buf>,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// Collapse weights of the head from projected logits `[logit rows, streams]`.
+    fn hc_head_mix(
+        &mut self,
+        mix: &mut Act<Self::Buf>,
+        logits: &Act<Self::Buf>,
+        w: &HcWeights<Self>,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// `out[i] = x[logit_rows[i]]`.
+    fn gather_rows(
+        &mut self,
+        out: &mut Act<Self::Buf>,
+        x: &Act<Self::Buf>,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// Rounds the step's window rows as the row format says and stages them.
+    fn stage_window(
+        &mut self,
+        kv: &mut Self::Kv,
+        layer: usize,
+        rows: &Act<Self::Buf>,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// Stages compressor inputs (position bias added to z) and every row that closes.
+    #[allow(clippy::too_many_arguments)]
+    fn compress(
+        &mut self,
+        kv: &mut Self::Kv,
+        layer: usize,
+        pooled: Pooled,
+        input: &PoolInput<Self::Buf>,
+        w: &CompressorWeights<Self>,
+        rope: &Rope,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// `queries` are the rotated index queries and the head weights. The `min(top_k, visible)` best index rows of each query, ascending; ties to the lowest
+    /// index. Scratch is bounded whatever the context.
+    fn index_top_k(
+        &mut self,
+        ids: &mut Ids<Self::IdBuf>,
+        kv: &Self::Kv,
+        layer: usize,
+        queries: (&Act<Self::Buf>, &Act<Self::Buf>),
+        step: &Step,
+    ) -> Result<()>;
+
+    /// Softmax over window and selected rows, with the sinks in the denominator only.
+    #[allow(clippy::too_many_arguments)]
+    fn attend(
+        &mut self,
+        out: &mut Act<Self::Buf>,
+        q: &Act<Self::Buf>,
+        kv: &Self::Kv,
+        layer: usize,
+        selected: Selected<'_, Self::IdBuf>,
+        sinks: &Self::Weight,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// sqrt(softplus) scores; the best of score + bias, ties to the lowest index; weights from
+    /// the scores alone.
+    fn route_top_k(
+        &mut self,
+        routing: &mut Routing<Self::Buf, Self::IdBuf>,
+        logits: &Act<Self::Buf>,
+        bias: &Self::Weight,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// Experts by token; weights from the scores.
+    fn route_hash(
+        &mut self,
+        routing: &mut Routing<Self::Buf, Self::IdBuf>,
+        logits: &Act<Self::Buf>,
+        table: &Self::Weight,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// `out[r] = Σ_i expert_{ids[r][i]}(x[r])`, summed in selection order; the routing weight
+    /// multiplies before `down`.
+    fn routed_experts(
+        &mut self,
+        out: &mut Act<Self::Buf>,
+        x: &Act<Self::Buf>,
+        w: &ExpertWeights<Self>,
+        routing: &Routing<Self::Buf, Self::IdBuf>,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// `gate = silu(min(gate, clamp)) · clamp(up, ±clamp)`.
+    fn swiglu(
+        &mut self,
+        gate: &mut Act<Self::Buf>,
+        up: &Act<Self::Buf>,
+        clamp: f32,
+        step: &Step,
+    ) -> Result<()>;
+
+    /// `acc += x`.
+    fn add(&mut self, acc: &mut Act<Self::Buf>, x: &Act<Self::Buf>, step: &Step) -> Result<()>;
+
+    /// Where the default bodies keep their intermediates; `None` before `prepare` and in
+    /// backends that override every coarse operation.
+    fn scratch(&mut self) -> &mut Option<Box<Scratch<Self::Buf, Self::IdBuf>>>;
+
+    /// First site of a step: mixing values, collapse and norm.
+    fn hc_enter(
+        &mut self,
+        x: &mut Act<Self::Buf>,
+        mix: &mut Act<Self::Buf>,
+        streams: &Act<Self::Buf>,
+        site: &SiteWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        with_scratch(self, |be, s| {
+            be.rms_norm_plain(&mut s.flat, streams, streams.cols, step, Count::Rows)?;
+            be.matmul(&mut s.mix_logits, &s.flat, &site.hc.project, step, Count::Rows)?;
+            be.hc_mix(mix, &s.mix_logits, &site.hc, step)?;
+            be.hc_collapse(&mut s.collapsed, streams, mix, step, Count::Rows)?;
+            be.rms_norm(x, &s.collapsed, &site.norm, step, Count::Rows)
+        })
+    }
+
+    /// Expands a sublayer's output into the streams, then enters the next site.
+    #[allow(clippy::too_many_arguments)]
+    fn hc_next(
+        &mut self,
+        x: &mut Act<Self::Buf>,
+        mix: &mut Act<Self::Buf>,
+        streams: &mut Act<Self::Buf>,
+        y: &Act<Self::Buf>,
+        next: &SiteWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        self.hc_expand(streams, y, mix, step)?;
+        self.hc_enter(x, mix, streams, next, step)
+    }
+
+    /// Every projection of a layer's input: queries, KV row, compressors, indexer.
+    fn attn_in(
+        &mut self,
+        out: &mut AttentionBuffers<Self::Buf>,
+        x: &Act<Self::Buf>,
+        w: &AttentionWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        attn_in_default(self, out, x, w, step)
+    }
+
+    /// Turns the heads back, then the grouped and the full output projection.
+    fn attn_out(
+        &mut self,
+        y: &mut Act<Self::Buf>,
+        heads: &mut Act<Self::Buf>,
+        w: &AttentionWeights<Self>,
+        shape: (usize, usize),
+        step: &Step,
+    ) -> Result<()> {
+        let (head_dim, n_groups) = shape;
+        with_scratch(self, |be, s| {
+            // Values carry the key's rotation; undo it at the query's position.
+            be.rope_tail(heads, head_dim, &w.rope, true, step)?;
+            be.grouped_matmul(&mut s.out_low, heads, &w.out_a, n_groups, step)?;
+            be.matmul(y, &s.out_low, &w.out_b, step, Count::Rows)
+        })
+    }
+
+    /// Router, routed experts and the shared expert.
+    fn moe(
+        &mut self,
+        y: &mut Act<Self::Buf>,
+        x: &Act<Self::Buf>,
+        w: &MoeWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        with_scratch(self, |be, s| {
+            be.matmul(&mut s.router_logits, x, &w.gate, step, Count::Rows)?;
+            match &w.router {
+                RouterWeights::TopK { bias } => {
+                    be.route_top_k(&mut s.routing, &s.router_logits, bias, step)?;
+                }
+                RouterWeights::Hash { table } => {
+                    be.route_hash(&mut s.routing, &s.router_logits, table, step)?;
+                }
+            }
+            be.routed_experts(y, x, &w.routed, &s.routing, step)?;
+            be.matmul(&mut s.shared.gate, x, &w.shared.gate, step, Count::Rows)?;
+            be.matmul(&mut s.shared.up, x, &w.shared.up, step, Count::Rows)?;
+            be.swiglu(&mut s.shared.gate, &s.shared.up, w.shared.clamp, step)?;
+            be.matmul(&mut s.shared_out, &s.shared.gate, &w.shared.down, step, Count::Rows)?;
+            be.add(y, &s.shared_out, step)
+        })
+    }
+
+    /// Logits of the rows that want them: gather, collapse, norm, vocabulary.
+    fn head(
+        &mut self,
+        logits: &mut Act<Self::Buf>,
+        streams: &Act<Self::Buf>,
+        w: &HeadWeights<Self>,
+        output: &Self::Weight,
+        step: &Step,
+    ) -> Result<()> {
+        with_scratch(self, |be, s| {
+            be.gather_rows(&mut s.head_streams, streams, step)?;
+            let cols = streams.cols;
+            be.rms_norm_plain(&mut s.head_flat, &s.head_streams, cols, step, Count::Logits)?;
+            let (project, count) = (&w.hc.project, Count::Logits);
+            be.matmul(&mut s.head_logits, &s.head_flat, project, step, count)?;
+            be.hc_head_mix(&mut s.head_mix, &s.head_logits, &w.hc, step)?;
+            be.hc_collapse(&mut s.head_collapsed, &s.head_streams, &s.head_mix, step, count)?;
+            be.rms_norm(&mut s.head_x, &s.head_collapsed, &w.norm, step, count)?;
+            be.matmul(logits, &s.head_x, output, step, count)
+        })
+    }
+
+    /// Called by the layer function around each layer; a backend may fetch weights ahead.
+    fn enter_layer(&mut self, _layer: usize, _weights: &LayerWeights<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn attn_in_default<D: Ops>(
+    be: &mut D,
+    out: &mut AttentionBuffers<D::Buf>,
+    x: &Act<D::Buf>,
+    w: &AttentionWeights<D>,
+    step: &Step,
+) -> Result<()> {
+    let head_dim = out.kv.cols;
+    with_scratch(be, |be, s| {
+        // Queries: low rank down, norm, up, a norm per head, rotation of the tail.
+        be.matmul(&mut s.q_latent_raw, x, &w.q_a, step, Count::Rows)?;
+        be.rms_norm(&mut out.q_latent, &s.q_latent_raw, &w.q_a_norm, step, Count::Rows)?;
+        be.matmul(&mut s.q_raw, &out.q_latent, &w.q_b, step, Count::Rows)?;
+        be.rms_norm_plain(&mut out.q, &s.q_raw, head_dim, step, Count::Rows)?;
+        be.rope_tail(&mut out.q, head_dim, &w.rope, false, step)?;
+        // One KV head; the same row is key and value.
+        be.matmul(&mut s.kv_raw, x, &w.kv, step, Count::Rows)?;
+        be.rms_norm(&mut out.kv, &s.kv_raw, &w.kv_norm, step, Count::Rows)?;
+        be.rope_tail(&mut out.kv, head_dim, &w.rope, false, step)
+    })?;
+    if let Some(compressor) = &w.compressor {
+        let pool = if w.kind == LayerKind::Csa { &mut out.csa } else { &mut out.hca };
+        be.matmul(&mut pool.kv, x, &compressor.kv, step, Count::Rows)?;
+        be.matmul(&mut pool.gate, x, &compressor.gate, step, Count::Rows)?;
+    }
+    if let Some(indexer) = &w.indexer {
+        be.matmul(&mut out.index.kv, x, &indexer.compressor.kv, step, Count::Rows)?;
+        be.matmul(&mut out.index.gate, x, &indexer.compressor.gate, step, Count::Rows)?;
+        be.matmul(&mut out.index_q, &out.q_latent, &indexer.q_b, step, Count::Rows)?;
+        be.rope_tail(&mut out.index_q, indexer.compressor.width, &w.rope, false, step)?;
+        be.matmul(&mut out.index_weights, x, &indexer.proj, step, Count::Rows)?;
+    }
+    Ok(())
+}
