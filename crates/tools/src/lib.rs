@@ -1,1 +1,12 @@
 //! Library functions behind the commands: inspect, synth, bench, plan, doctor.
+
+pub mod bandwidth;
+pub mod disk;
+pub mod layout;
+pub mod machine;
+pub mod plan;
+pub mod recipe;
+pub mod synth;
+
+pub use layout::TensorSpec;
+pub use recipe::Recipe;
