@@ -7,7 +7,9 @@
 //!
 //! This crate knows nothing of files, tensors' names or the model.
 
+mod arch;
 mod decode;
+pub mod dot;
 mod encode;
 mod error;
 pub mod f4;

@@ -1,0 +1,36 @@
+//! One table of kernels per instruction set, all with the bits of [`generic`].
+
+pub(crate) mod generic;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_64;
+
+use crate::dot::{Acts, Out, Q8RowMut, Scratch, Weights};
+
+/// The kernels of one instruction set. Calling one is safe where [`available`] lists the table and
+/// [`Kernels`](crate::dot::Kernels) has checked the shapes.
+pub(crate) struct Isa {
+    pub(crate) name: &'static str,
+    pub(crate) quantize: unsafe fn(&[f32], &mut Q8RowMut<'_>),
+    pub(crate) matmul: unsafe fn(&Weights<'_>, &Acts<'_>, &mut Out<'_>, &mut Scratch),
+    pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) axpy: unsafe fn(f32, &[f32], &mut [f32]),
+}
+
+/// The portable table.
+pub(crate) static GENERIC: Isa = Isa {
+    name: "generic",
+    quantize: generic::quantize,
+    matmul: generic::matmul,
+    dot: generic::dot,
+    axpy: generic::axpy,
+};
+
+/// The tables that this machine can run, slowest first.
+pub(crate) fn available() -> Vec<&'static Isa> {
+    #[allow(unused_mut)] // Other architectures than those below have only the portable table.
+    let mut tables = vec![&GENERIC];
+    #[cfg(target_arch = "x86_64")]
+    tables.extend(x86_64::available());
+    tables
+}

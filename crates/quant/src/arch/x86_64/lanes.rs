@@ -1,0 +1,65 @@
+//! Moves between lanes that several kernels share.
+
+use std::arch::x86_64::*;
+
+/// Lane `i` of the result is the sum of the lanes of `v[i]`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_each(v: &[__m256i; 8]) -> __m256i {
+    // Each step adds two vectors into one that keeps their sums in alternate lanes.
+    let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let quad = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    let low = quad(pair(v[0], v[1]), pair(v[2], v[3]));
+    let high = quad(pair(v[4], v[5]), pair(v[6], v[7]));
+    _mm256_add_epi32(
+        _mm256_permute2x128_si256::<0x20>(low, high),
+        _mm256_permute2x128_si256::<0x31>(low, high),
+    )
+}
+
+/// The transpose of 8 rows of 8 dwords.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn transpose(r: &[__m256i; 8]) -> [__m256i; 8] {
+    let mut pairs = [_mm256_setzero_si256(); 8];
+    for i in 0..4 {
+        pairs[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        pairs[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    let mut quads = [_mm256_setzero_si256(); 8];
+    for half in 0..2 {
+        for i in 0..2 {
+            let (a, b) = (pairs[4 * half + i], pairs[4 * half + 2 + i]);
+            quads[4 * half + 2 * i] = _mm256_unpacklo_epi64(a, b);
+            quads[4 * half + 2 * i + 1] = _mm256_unpackhi_epi64(a, b);
+        }
+    }
+    let mut columns = [_mm256_setzero_si256(); 8];
+    for i in 0..4 {
+        columns[i] = _mm256_permute2x128_si256::<0x20>(quads[i], quads[4 + i]);
+        columns[4 + i] = _mm256_permute2x128_si256::<0x31>(quads[i], quads[4 + i]);
+    }
+    columns
+}
+
+/// Eight half-precision numbers, one at each pointer.
+///
+/// # Safety
+/// Each pointer must lead to two readable bytes.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn gather_f16(at: [*const u8; 8]) -> __m256 {
+    // SAFETY: promised by the caller.
+    let bits = at.map(|p| unsafe { p.cast::<u16>().read_unaligned() } as i16);
+    let [a, b, c, d, e, f, g, h] = bits;
+    _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h))
+}
+
+/// The float law's sum of eight lanes: `((0+4)+(2+6)) + ((1+5)+(3+7))`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn reduce(v: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}

@@ -1,0 +1,56 @@
+//! AVX2 (with FMA and F16C).
+
+mod float;
+mod formats;
+mod gemm;
+mod gemm_q8_0;
+mod gemv;
+mod lanes;
+mod quantize;
+
+use super::Isa;
+use crate::TensorType;
+use crate::dot::{Acts, Out, Scratch, Weights};
+use formats::{Iq2Xxs, Mxfp4, Q2K, Q4K, Q6K};
+
+static AVX2: Isa =
+    Isa { name: "avx2", quantize: quantize::quantize, matmul, dot: float::dot, axpy: float::axpy };
+
+pub(super) fn available() -> Vec<&'static Isa> {
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
+    if avx2 { vec![&AVX2] } else { Vec::new() }
+}
+
+/// Few activation rows are multiplied straight from the stored blocks; from this many on it pays to
+/// unpack the weights first.
+const GEMM_ROWS: usize = 3;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &mut Scratch) {
+    let Acts::Q8 { rows, index } = *acts else {
+        // SAFETY: this function has the features that that one needs.
+        return unsafe { float::matmul(w, acts, out) };
+    };
+    let few = out.rows() < GEMM_ROWS;
+    // SAFETY: this function has the features that those need, and the format is each one's own.
+    unsafe {
+        match w.ty() {
+            TensorType::Q8_0 if few => gemv::q8_0(w, rows, index, out),
+            TensorType::Q8_0 => gemm_q8_0::q8_0(w, rows, index, out, scratch),
+            TensorType::Mxfp4 if few => gemv::blocks::<Mxfp4>(w, rows, index, out),
+            TensorType::Mxfp4 => gemm::blocks::<Mxfp4>(w, rows, index, out, scratch),
+            TensorType::Q2K if few => gemv::blocks::<Q2K>(w, rows, index, out),
+            TensorType::Q2K => gemm::blocks::<Q2K>(w, rows, index, out, scratch),
+            TensorType::Q4K if few => gemv::blocks::<Q4K>(w, rows, index, out),
+            TensorType::Q4K => gemm::blocks::<Q4K>(w, rows, index, out, scratch),
+            TensorType::Q6K if few => gemv::blocks::<Q6K>(w, rows, index, out),
+            TensorType::Q6K => gemm::blocks::<Q6K>(w, rows, index, out, scratch),
+            TensorType::Iq2Xxs if few => gemv::blocks::<Iq2Xxs>(w, rows, index, out),
+            TensorType::Iq2Xxs => gemm::blocks::<Iq2Xxs>(w, rows, index, out, scratch),
+            // `Kernels::matmul` has compared the formats.
+            ty => unreachable!("{ty} has no int8 products"),
+        }
+    }
+}
