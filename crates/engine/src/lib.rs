@@ -1,1 +1,26 @@
-//! One layer function, batches, KV and sampling over any backend.
+//! The engine: one layer function, ragged steps, KV books and sampling over any backend.
+//!
+//! [`Core`] is the loaded model on one backend; the object-safe [`Engine`] is what the runtime,
+//! the server and the commands see. A step is *fed* (computed into staging), its logits are read,
+//! and the accepted part is *committed*; whatever is not committed leaves no trace.
+
+mod activations;
+mod core;
+mod error;
+mod layer;
+mod load;
+mod mtp;
+mod options;
+mod plan;
+mod sampler;
+mod session;
+mod slots;
+mod snapshot;
+
+pub use crate::core::{Core, Feed, Wanted};
+pub use error::{Error, Result};
+pub use options::{Numerics, Options};
+pub use plan::{MemoryPlan, PlanLine, weight_bytes};
+pub use sampler::{Sampler, Sampling, argmax};
+pub use session::{Engine, Info, Prefill, Reuse, prefill};
+pub use snapshot::NUMERICS_VERSION;

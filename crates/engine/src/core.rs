@@ -1,0 +1,318 @@
+//! The loaded model on one backend: feed, read logits, commit.
+
+use backend::{HeadWeights, LayerWeights, Ops, Step};
+use gguf::Gguf;
+use kvcache::{Cache, PageKey};
+use model::{Config, MtpTensors, bind};
+
+use crate::activations::Activations;
+use crate::error::{Error, Result};
+use crate::layer::layers;
+use crate::load;
+use crate::mtp::Mtp;
+use crate::options::Options;
+use crate::slots::Slot;
+use crate::snapshot::NUMERICS_VERSION;
+
+/// A model on a backend, with the KV of all its sequences.
+pub struct Core<B: Ops> {
+    pub(crate) be: B,
+    pub(crate) config: Config,
+    pub(crate) options: Options,
+    pub(crate) weights: Weights<B>,
+    pub(crate) mtp: Option<Mtp<B>>,
+    pub(crate) kv: B::Kv,
+    pub(crate) acts: Activations<B::Buf, B::IdBuf>,
+    pub(crate) cache: Cache,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) step: Step,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) fingerprint: [u8; 32],
+    /// Whether `step` holds staged rows that were neither committed nor discarded.
+    staged: bool,
+}
+
+/// Weights of the main model.
+pub(crate) struct Weights<B: Ops> {
+    pub(crate) embedding: B::Weight,
+    pub(crate) layers: Vec<LayerWeights<B>>,
+    pub(crate) head: HeadWeights<B>,
+    pub(crate) output: B::Weight,
+}
+
+/// Which rows of a feed want logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// None.
+    Nothing,
+    /// The last `n` rows, or all when there are fewer.
+    Last(usize),
+}
+
+/// The next tokens of one slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Feed<'a> {
+    /// Which sequence.
+    pub slot: usize,
+    /// Tokens that follow what the slot holds.
+    pub tokens: &'a [u32],
+    /// Logits wanted.
+    pub wanted: Wanted,
+}
+
+impl<B: Ops> Core<B> {
+    /// Loads a model: binds, checks and loads every tensor, allocates everything.
+    ///
+    /// # Errors
+    /// An option out of range, a file that is no such model, memory that cannot be had.
+    pub fn open(
+        mut be: B,
+        gguf: &Gguf,
+        config: Config,
+        mtp: Option<&MtpTensors>,
+        options: Options,
+    ) -> Result<Self> {
+        options.check(&config)?;
+        let shape = options.shape(&config);
+        be.prepare(&shape)?;
+        let weights = Weights::load(&mut be, gguf, &config)?;
+        let mtp = match (options.draft, mtp) {
+            (true, Some(tensors)) => Some(Mtp::load(&mut be, tensors, &shape, options.n_slots)?),
+            (false, _) => None,
+            (true, None) => return Err(missing_draft()),
+        };
+        let kv = be.alloc_kv(&options.kv_layout(&config))?;
+        let acts = Activations::alloc(&mut be, &shape)?;
+        let fingerprint = gguf.fingerprint();
+        Ok(Self {
+            cache: cache(&fingerprint, &options),
+            slots: (0..options.n_slots).map(|_| Slot::new(&options)).collect(),
+            step: empty_step(&options),
+            logits: vec![0.0; options.logit_rows * config.n_vocab],
+            be,
+            config,
+            options,
+            weights,
+            mtp,
+            kv,
+            acts,
+            fingerprint,
+            staged: false,
+        })
+    }
+
+    /// The model's constants.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The backend, for traces and counters.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.be
+    }
+
+    /// Computes the next tokens of some slots into staging. An earlier feed that was not committed
+    /// is forgotten.
+    ///
+    /// # Errors
+    /// Tokens outside the vocabulary, sequences past their context, steps larger than planned, no
+    /// free page, or the device. Nothing changes then.
+    pub fn feed(&mut self, feeds: &[Feed<'_>]) -> Result<()> {
+        self.discard();
+        self.check(feeds)?;
+        for feed in feeds {
+            self.reserve(feed.slot, feed.tokens.len())?;
+        }
+        self.step.clear();
+        for feed in feeds {
+            let slot = &self.slots[feed.slot];
+            let committed = slot.tokens.len() as u32;
+            let first = self.step.rows.len();
+            self.step.push_span(feed.slot as u32, committed, feed.tokens, &slot.pages);
+            if let Wanted::Last(n) = feed.wanted {
+                let end = first + feed.tokens.len();
+                let rows = end - n.min(feed.tokens.len())..end;
+                self.step.logit_rows.extend(rows.map(|r| r as u32));
+            }
+        }
+        if self.step.rows.is_empty() {
+            return Ok(());
+        }
+        self.compute()?;
+        self.staged = true;
+        Ok(())
+    }
+
+    /// Logits of the `i`-th row that wanted them in the last feed, `[vocab]`.
+    ///
+    /// # Panics
+    /// When the feed wanted fewer.
+    pub fn logits(&self, i: usize) -> &[f32] {
+        assert!(i < self.step.logit_rows.len(), "the feed wanted {}", self.step.logit_rows.len());
+        &self.logits[i * self.config.n_vocab..][..self.config.n_vocab]
+    }
+
+    /// Rows of the last feed that have logits.
+    pub fn n_logits(&self) -> usize {
+        self.step.logit_rows.len()
+    }
+
+    /// Residual streams of row `row` of the last feed, `[streams · hidden]`, after the last layer.
+    ///
+    /// # Errors
+    /// The device is lost.
+    pub fn read_streams(&mut self, row: usize, out: &mut [f32]) -> Result<()> {
+        Ok(self.be.read(&self.acts.streams, row, out)?)
+    }
+
+    /// Appends the first `accepted[i]` tokens of the `i`-th feed to its sequence; the rest leaves
+    /// no trace.
+    ///
+    /// # Errors
+    /// The device is lost.
+    ///
+    /// # Panics
+    /// When nothing is staged or the number of feeds differs: programmer's errors.
+    pub fn commit(&mut self, accepted: &[u32]) -> Result<()> {
+        if !self.staged && accepted.iter().all(|n| *n == 0) {
+            return Ok(());
+        }
+        assert!(self.staged, "a feed comes before its commit");
+        assert_eq!(accepted.len(), self.step.spans.len(), "one count per feed");
+        self.staged = false;
+        let n_layers = self.config.n_layers();
+        self.be.commit(&mut self.kv, &self.step, 0..n_layers, accepted)?;
+        if let Some(mtp) = &mut self.mtp {
+            mtp.commit(&mut self.be, &mut self.kv, &self.acts.streams, &self.step, accepted)?;
+        }
+        for i in 0..self.step.spans.len() {
+            self.append(i, accepted[i] as usize)?;
+        }
+        Ok(())
+    }
+
+    /// Commits everything that was fed.
+    ///
+    /// # Errors
+    /// As [`Core::commit`].
+    pub fn commit_all(&mut self) -> Result<()> {
+        let rows: Vec<u32> = self.step.spans.iter().map(|s| s.n_rows).collect();
+        if self.staged { self.commit(&rows) } else { Ok(()) }
+    }
+
+    /// Forgets what was fed and not committed.
+    pub fn discard(&mut self) {
+        if std::mem::take(&mut self.staged) {
+            self.step.clear();
+        }
+    }
+
+    /// Logits that the MTP block gives for the token after `token`, where `token` follows what the
+    /// slot holds and is not yet fed. Anything staged is forgotten; nothing is committed.
+    ///
+    /// # Errors
+    /// No draft block was loaded, the slot is empty, or the device.
+    pub fn draft(&mut self, slot: usize, token: u32) -> Result<&[f32]> {
+        self.discard();
+        let len = self.slots[slot].tokens.len() as u32;
+        let feed = Feed { slot, tokens: &[token], wanted: Wanted::Nothing };
+        self.check_tokens(&feed)?;
+        let Some(mtp) = self.mtp.as_mut().filter(|_| len > 0) else { return Err(missing_draft()) };
+        let logits = &mut self.logits[..self.config.n_vocab];
+        let (be, acts, kv) = (&mut self.be, &mut self.acts, &mut self.kv);
+        mtp.draft(be, &self.config, &self.weights, kv, acts, (slot, len, token), logits)?;
+        Ok(logits)
+    }
+
+    fn compute(&mut self) -> Result<()> {
+        let (be, acts, step) = (&mut self.be, &mut self.acts, &self.step);
+        be.begin(step)?;
+        be.embed(&mut acts.streams, &self.weights.embedding, step)?;
+        layers(be, &self.config, &self.weights.layers, 0, &mut self.kv, acts, step)?;
+        let n_logits = step.logit_rows.len();
+        if n_logits > 0 {
+            let (head, output) = (&self.weights.head, &self.weights.output);
+            be.head(&mut acts.logits, &acts.streams, head, output, step)?;
+        }
+        be.submit()?;
+        if n_logits > 0 {
+            be.read(&acts.logits, 0, &mut self.logits[..n_logits * self.config.n_vocab])?;
+        }
+        if let Some(mtp) = &mut self.mtp {
+            mtp.follow(be, &self.config, &self.weights, &mut self.kv, acts, step)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, feeds: &[Feed<'_>]) -> Result<()> {
+        let limit = |what, max: usize, found: usize| {
+            if found <= max { Ok(()) } else { Err(Error::Step { what, max, found }) }
+        };
+        limit("slots", self.options.n_slots, feeds.len())?;
+        limit("rows", self.options.step_rows, feeds.iter().map(|f| f.tokens.len()).sum())?;
+        let wanted = |f: &Feed<'_>| match f.wanted {
+            Wanted::Nothing => 0,
+            Wanted::Last(n) => n.min(f.tokens.len()),
+        };
+        limit("logit rows", self.options.logit_rows, feeds.iter().map(wanted).sum())?;
+        for (i, feed) in feeds.iter().enumerate() {
+            limit("slot index", self.options.n_slots - 1, feed.slot)?;
+            let again = feeds[..i].iter().any(|f| f.slot == feed.slot);
+            limit("feeds of one slot", 1, 1 + usize::from(again))?;
+            self.check_tokens(feed)?;
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self, feed: &Feed<'_>) -> Result<()> {
+        let held = self.slots[feed.slot].tokens.len();
+        let wanted = held + feed.tokens.len();
+        if wanted > self.options.context {
+            return Err(Error::Context { context: self.options.context, wanted });
+        }
+        let n_vocab = self.config.n_vocab;
+        match feed.tokens.iter().position(|&t| t as usize >= n_vocab) {
+            Some(i) => Err(Error::Token { token: feed.tokens[i], pos: held + i, n_vocab }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<B: Ops> Weights<B> {
+    fn load(be: &mut B, gguf: &Gguf, config: &Config) -> Result<Self> {
+        let tensors = bind(gguf, config)?;
+        let clamp = |i: usize| (config.expert_clamp[i], config.shared_clamp[i]);
+        let mut layers = Vec::with_capacity(tensors.layers.len());
+        for (i, layer) in tensors.layers.iter().enumerate() {
+            layers.push(load::layer(be, layer, config, clamp(i))?);
+        }
+        Ok(Self {
+            embedding: be.load(&tensors.embedding)?,
+            layers,
+            head: load::head(be, &tensors.head.hc, &tensors.head.norm)?,
+            output: be.load(&tensors.head.output)?,
+        })
+    }
+}
+
+fn cache(fingerprint: &[u8; 32], options: &Options) -> Cache {
+    let format = match options.numerics.row_format() {
+        backend::RowFormat::F32 => "f32",
+        backend::RowFormat::Model => "model",
+    };
+    let root = PageKey::root(fingerprint, format, NUMERICS_VERSION);
+    Cache::new(root, options.n_pages(), options.anchor_bytes)
+}
+
+fn empty_step(options: &Options) -> Step {
+    let pages = options.n_slots * options.pages_per_slot();
+    Step::with_capacity(options.step_rows, options.n_slots, pages, options.logit_rows)
+}
+
+fn missing_draft() -> Error {
+    Error::Option {
+        option: "draft",
+        expected: "a file with an MTP block".to_owned(),
+        found: "none".to_owned(),
+    }
+}

@@ -1,0 +1,225 @@
+//! From logits to a token: penalties, temperature, the cuts, a draw.
+//!
+//! A draw depends on the seed and the position alone, so that a resumed, batched or regenerated
+//! sequence draws the same.
+
+/// How to sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Candidates kept by rank; 0 keeps all.
+    pub top_k: usize,
+    /// Probability mass kept, from the top; 1 keeps all.
+    pub top_p: f32,
+    /// Candidates kept have at least this share of the best one's probability; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of recent tokens; 1 is off.
+    pub repeat_penalty: f32,
+    /// How many recent tokens the penalty looks at.
+    pub repeat_last: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Always the best token.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repeat_penalty: 1.0,
+        repeat_last: 64,
+        seed: 0,
+    };
+
+    /// Names the first value that is out of range.
+    ///
+    /// # Errors
+    /// (option, range, value).
+    pub fn check(&self) -> Result<(), (&'static str, &'static str, f32)> {
+        let bad =
+            |ok: bool, name, range, value| if ok { Ok(()) } else { Err((name, range, value)) };
+        let t = self.temperature;
+        bad(t.is_finite() && (0.0..=100.0).contains(&t), "temperature", "0 to 100", t)?;
+        bad((0.0..=1.0).contains(&self.top_p), "top-p", "0 to 1", self.top_p)?;
+        bad((0.0..=1.0).contains(&self.min_p), "min-p", "0 to 1", self.min_p)?;
+        let r = self.repeat_penalty;
+        bad(r.is_finite() && (0.01..=100.0).contains(&r), "repeat-penalty", "0.01 to 100", r)
+    }
+}
+
+/// Scratch for one sampling stream; nothing is allocated per token.
+#[derive(Debug)]
+pub struct Sampler {
+    candidates: Vec<(f32, u32)>,
+    logits: Vec<f32>,
+}
+
+impl Sampler {
+    /// Scratch for a vocabulary.
+    pub fn new(n_vocab: usize) -> Self {
+        Self { candidates: Vec::with_capacity(n_vocab), logits: Vec::with_capacity(n_vocab) }
+    }
+
+    /// The next token. `recent` are the tokens that the repeat penalty may look at, `pos` is the
+    /// position that the token will have.
+    pub fn sample(&mut self, logits: &[f32], how: &Sampling, recent: &[u32], pos: usize) -> u32 {
+        if how.repeat_penalty != 1.0 {
+            return self.sample_penalised(logits, how, recent, pos);
+        }
+        self.choose(logits, how, pos)
+    }
+
+    fn sample_penalised(
+        &mut self,
+        logits: &[f32],
+        how: &Sampling,
+        recent: &[u32],
+        pos: usize,
+    ) -> u32 {
+        let mut adjusted = std::mem::take(&mut self.logits);
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        let window = &recent[recent.len().saturating_sub(how.repeat_last)..];
+        for (i, &token) in window.iter().enumerate() {
+            if window[..i].contains(&token) {
+                continue;
+            }
+            if let Some(logit) = adjusted.get_mut(token as usize) {
+                let penalty = how.repeat_penalty;
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+        let token = self.choose(&adjusted, how, pos);
+        self.logits = adjusted;
+        token
+    }
+
+    fn choose(&mut self, logits: &[f32], how: &Sampling, pos: usize) -> u32 {
+        if how.temperature == 0.0 || how.top_k == 1 {
+            return argmax(logits);
+        }
+        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if !best.is_finite() {
+            return argmax(logits);
+        }
+        // Tokens below the min-p line, or so far down that f32 holds nothing of them, never matter.
+        let floor = if how.min_p > 0.0 { how.min_p.ln().max(-80.0) } else { -80.0 };
+        self.candidates.clear();
+        for (token, &logit) in logits.iter().enumerate() {
+            let x = (logit - best) / how.temperature;
+            if x >= floor {
+                self.candidates.push((x.exp(), token as u32));
+            }
+        }
+        self.cut(how);
+        let total: f32 = self.candidates.iter().map(|c| c.0).sum();
+        let mut left = uniform(how.seed, pos) * total;
+        for &(p, token) in &self.candidates {
+            left -= p;
+            if left < 0.0 {
+                return token;
+            }
+        }
+        self.candidates.last().map_or_else(|| argmax(logits), |c| c.1)
+    }
+
+    /// Sorts the candidates by probability, ties to the lowest id, and keeps top-k and top-p.
+    fn cut(&mut self, how: &Sampling) {
+        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if how.top_k > 0 && how.top_k < self.candidates.len() {
+            self.candidates.select_nth_unstable_by(how.top_k - 1, order);
+            self.candidates.truncate(how.top_k);
+        }
+        self.candidates.sort_unstable_by(order);
+        if how.top_p < 1.0 {
+            let total: f32 = self.candidates.iter().map(|c| c.0).sum();
+            let mut mass = 0.0;
+            let keep = self.candidates.iter().position(|c| {
+                mass += c.0;
+                mass >= how.top_p * total
+            });
+            self.candidates.truncate(keep.map_or(self.candidates.len(), |i| i + 1));
+        }
+    }
+}
+
+/// The index of the largest value, the lowest on ties.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (i, &x) in logits.iter().enumerate() {
+        if x > best.0 {
+            best = (x, i as u32);
+        }
+    }
+    best.1
+}
+
+/// A number in [0, 1) from splitmix64 of seed and position.
+fn uniform(seed: u64, pos: usize) -> f32 {
+    let mut z = seed.wrapping_add((pos as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    (z >> 40) as f32 / (1u64 << 24) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampling(temperature: f32) -> Sampling {
+        Sampling { temperature, ..Sampling::GREEDY }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equals() {
+        let mut s = Sampler::new(4);
+        assert_eq!(s.sample(&[1.0, 3.0, 3.0, 2.0], &sampling(0.0), &[], 0), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution_and_the_seed() {
+        let mut s = Sampler::new(3);
+        let logits = [0.0, 2.0f32.ln(), f32::NEG_INFINITY];
+        let mut counts = [0; 3];
+        for pos in 0..9000 {
+            counts[s.sample(&logits, &sampling(1.0), &[], pos) as usize] += 1;
+        }
+        assert_eq!(counts[2], 0);
+        assert!((counts[1] as f32 / 9000.0 - 2.0 / 3.0).abs() < 0.02, "{counts:?}");
+        let draw = |s: &mut Sampler, seed| {
+            let how = Sampling { seed, ..sampling(1.0) };
+            (0..32).map(|pos| s.sample(&logits, &how, &[], pos)).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(&mut s, 1), draw(&mut s, 1));
+        assert_ne!(draw(&mut s, 1), draw(&mut s, 2));
+    }
+
+    #[test]
+    fn cuts_keep_what_they_say() {
+        let mut s = Sampler::new(4);
+        let logits = [4.0f32.ln(), 3.0f32.ln(), 2.0f32.ln(), 1.0f32.ln()];
+        let seen = |s: &mut Sampler, how: Sampling| {
+            let mut seen = [false; 4];
+            (0..400).for_each(|pos| seen[s.sample(&logits, &how, &[], pos) as usize] = true);
+            seen
+        };
+        let base = sampling(1.0);
+        assert_eq!(seen(&mut s, base), [true; 4]);
+        assert_eq!(seen(&mut s, Sampling { top_k: 2, ..base }), [true, true, false, false]);
+        assert_eq!(seen(&mut s, Sampling { top_p: 0.65, ..base }), [true, true, false, false]);
+        assert_eq!(seen(&mut s, Sampling { min_p: 0.4, ..base }), [true, true, true, false]);
+    }
+
+    #[test]
+    fn the_penalty_pushes_recent_tokens_down_once() {
+        let mut s = Sampler::new(2);
+        let how = Sampling { repeat_penalty: 2.0, ..sampling(0.0) };
+        assert_eq!(s.sample(&[3.0, 2.0], &how, &[], 0), 0);
+        assert_eq!(s.sample(&[3.0, 2.0], &how, &[0, 0, 0], 0), 1);
+        assert_eq!(s.sample(&[-1.0, -1.5], &how, &[0], 0), 1);
+    }
+}
