@@ -4,6 +4,8 @@
 //! the engine offers; those may improve. All arithmetic is in double precision with ties to even;
 //! scales round through single to half precision.
 
+use std::sync::LazyLock;
+
 use quant::{TensorType, grids};
 
 /// Encodes whole rows as blocks of `ty`.
@@ -147,33 +149,66 @@ fn even_signs(x: &[f32; 8]) -> (u8, [f64; 8]) {
     (negative, std::array::from_fn(signed))
 }
 
-/// The grid entry nearest to `v`. Weights are multiples of one step, so entries often tie exactly
-/// but for rounding: |g|² - 2 v·g is summed as a fused multiply-add chain, as matrix libraries do,
-/// because the last bit decides.
+/// The grid entry nearest to `v`.
+///
+/// Weights are multiples of one step, so entries often tie exactly but for rounding: |g|² - 2 v·g
+/// is summed in double precision as a chain of fused multiply-adds, as matrix libraries do, because
+/// its last bit decides. A pass in single precision narrows the choice first.
 fn nearest(v: &[f64; 8]) -> u8 {
+    /// Above the rounding error of the first pass: eight terms below 2^13, each good to 2^-11.
+    const CLOSE: f32 = 0.1;
+    let grid = &*GRID;
+    let mut rough = grid.squares;
+    for (v, column) in v.iter().zip(&grid.columns) {
+        let twice = 2.0 * *v as f32;
+        for (score, g) in rough.iter_mut().zip(column) {
+            *score -= twice * g;
+        }
+    }
+    let close = rough.iter().copied().fold(f32::INFINITY, f32::min) + CLOSE;
     let mut best = (f64::INFINITY, 0);
-    for (i, entry) in grids::IQ2_XXS.iter().enumerate() {
-        let g = entry.to_le_bytes().map(f64::from);
-        let square: f64 = g.iter().map(|g| g * g).sum();
-        let dot = v.iter().zip(&g).fold(0.0, |dot, (v, g)| (2.0 * v).mul_add(*g, dot));
-        if square - dot < best.0 {
-            best = (square - dot, i as u8);
+    for (i, _) in rough.iter().enumerate().filter(|(_, score)| **score <= close) {
+        let entry = grids::IQ2_XXS[i].to_le_bytes();
+        let dot = v.iter().zip(entry).fold(0.0, |dot, (v, g)| (2.0 * v).mul_add(f64::from(g), dot));
+        let score = f64::from(grid.squares[i]) - dot;
+        if score < best.0 {
+            best = (score, i as u8);
         }
     }
     best.1
 }
 
+/// The IQ2_XXS grid by component, and the entries' squared lengths (all exact).
+struct Grid {
+    columns: [[f32; 256]; 8],
+    squares: [f32; 256],
+}
+
+static GRID: LazyLock<Grid> = LazyLock::new(|| {
+    let component = |k: usize, i: usize| f32::from(grids::IQ2_XXS[i].to_le_bytes()[k]);
+    Grid {
+        columns: std::array::from_fn(|k| std::array::from_fn(|i| component(k, i))),
+        squares: std::array::from_fn(|i| (0..8).map(|k| component(k, i).powi(2)).sum()),
+    }
+});
+
 /// The exponent that puts the largest magnitude in [4, 8), and the nearest code to each weight, the
 /// first in code order among equals: the rule of the `gguf` package.
 fn mxfp4(x: &[f32; 32], out: &mut [u8; 17]) {
-    const DOUBLED: [f32; 16] =
-        [0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.];
+    const DOUBLED: [f32; 8] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0];
     let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
     let e = if amax > 0.0 { (amax.log2().floor() + 125.0) as u8 } else { 0 };
     let half_scale = 2f64.powi(i32::from(e) - 128) as f32;
     let code = |v: f32| {
-        let error = |c: usize| (half_scale * DOUBLED[c] - v).abs();
-        (0..16).reduce(|best, c| if error(c) < error(best) { c } else { best }).unwrap_or(0) as u8
+        let mut best = (f32::INFINITY, 0);
+        for (c, level) in DOUBLED.iter().enumerate() {
+            let error = (half_scale * level - v.abs()).abs();
+            if error < best.0 {
+                best = (error, c as u8);
+            }
+        }
+        // Zero has one code: the positive one comes first.
+        if v < 0.0 && best.1 != 0 { best.1 | 8 } else { best.1 }
     };
     out[0] = e;
     for i in 0..16 {
