@@ -1,11 +1,12 @@
 //! Times every product kernel beside the memory bandwidth measured in the same run.
 //!
-//! `cargo run --release -p quant --example kernels [threads]` prints, per format: the rate at which
+//! `cargo run --release -p quant --example kernels [threads] [type]` prints, per format: the rate at which
 //! one activation row reads weights (GB/s, and as a share of a plain read of as much memory), and the
-//! arithmetic rate with 512 and with 12 activation rows (GOP/s, two operations a weight).
+//! arithmetic rate with 512 and with 12 activation rows (GOP/s, two operations a weight). Times are
+//! processor times, the least of several rounds.
 
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quant::TensorType;
 use quant::dot::{ActFormat, Acts, Kernels, Out, Q8Rows, Scratch, Weights};
@@ -29,7 +30,8 @@ fn main() {
     let threads = std::env::args().nth(1).map_or(1, |n| n.parse().expect("a number of threads"));
     let kernels = Kernels::detect();
     println!("{} kernels, {threads} threads, {COLS} columns", kernels.name());
-    for ty in TYPES {
+    let only = std::env::args().nth(2);
+    for ty in TYPES.into_iter().filter(|ty| only.as_deref().is_none_or(|name| name == ty.name())) {
         let row_bytes = ty.row_bytes(COLS).expect("whole blocks");
         let rows = BYTES / row_bytes / 64 * 64;
         let read = rate(threads, rows * row_bytes, |bytes| {
@@ -98,9 +100,9 @@ fn best<W: FnMut()>(threads: usize, make: impl Fn() -> W + Sync) -> f64 {
                     (0..9)
                         .map(|_| {
                             barrier.wait();
-                            let start = Instant::now();
+                            let start = thread_time();
                             work();
-                            start.elapsed()
+                            thread_time() - start
                         })
                         .collect()
                 })
@@ -110,6 +112,12 @@ fn best<W: FnMut()>(threads: usize, make: impl Fn() -> W + Sync) -> f64 {
     });
     let rounds = (0..9).map(|r| slowest_of(&times.iter().map(|t| t[r]).collect::<Vec<_>>()));
     rounds.min().unwrap_or_default().as_secs_f64()
+}
+
+/// Processor time of this thread: what others do with the core meanwhile is not counted.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// Bytes that are valid and finite weights in every format.

@@ -140,15 +140,66 @@ impl Kernels {
         unsafe { (self.isa.dot)(a, b) }
     }
 
-    /// `y[k] = fma(scale, x[k], y[k])`.
+    /// `x = e^(x - max)`; returns the sum.
+    pub fn exp_sum(&self, x: &mut [f32], max: f32) -> f32 {
+        // SAFETY: the table was listed as available.
+        unsafe { (self.isa.exp_sum)(x, max) }
+    }
+
+    /// `gate = scale * silu(min(gate, clamp)) * clamp(up, ±clamp)`.
     ///
     /// # Panics
     /// When the lengths differ.
-    pub fn axpy(&self, scale: f32, x: &[f32], y: &mut [f32]) {
-        assert_eq!(x.len(), y.len(), "lengths of a scaled sum");
-        // SAFETY: the table was listed as available; lengths are equal.
-        unsafe { (self.isa.axpy)(scale, x, y) }
+    pub fn swiglu(&self, gate: &mut [f32], up: &[f32], clamp: f32, scale: f32) {
+        assert_eq!(gate.len(), up.len(), "lengths of gate and up");
+        // SAFETY: the table was listed as available.
+        unsafe { (self.isa.swiglu)(gate, up, clamp, scale) }
     }
+
+    /// Adds one entry to a softmax pooling over channels.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn pool(&self, entry: &PoolEntry<'_>, sum: &mut [f32], weighted: &mut [f32]) {
+        let lens = [entry.k.len(), entry.z.len(), entry.max.len(), weighted.len()];
+        assert_eq!(lens, [sum.len(); 4], "lengths of a pooling");
+        // SAFETY: the table was listed as available.
+        unsafe { (self.isa.pool)(entry, sum, weighted) }
+    }
+
+    /// Adds `weights[h] · keys` to every row `h` of `out`, key by key in ascending order.
+    ///
+    /// # Panics
+    /// When keys or outputs are no whole rows, or weights are too few.
+    pub fn weighted_sum(&self, sum: &WeightedSum<'_>, out: &mut [f32]) {
+        assert!(out.len().is_multiple_of(sum.dim) && sum.keys.len().is_multiple_of(sum.dim));
+        let (rows, keys) = (out.len() / sum.dim, sum.keys.len() / sum.dim);
+        assert!(rows == 0 || sum.weights.len() >= (rows - 1) * sum.stride + keys, "weights");
+        // SAFETY: the table was listed as available.
+        unsafe { (self.isa.weighted_sum)(sum, out) }
+    }
+}
+
+/// One entry of a softmax pooling.
+pub struct PoolEntry<'a> {
+    /// Values, a channel each.
+    pub k: &'a [f32],
+    /// Logits.
+    pub z: &'a [f32],
+    /// The largest logits of all entries.
+    pub max: &'a [f32],
+}
+
+/// Rows to add up, with a weight for each row and output.
+pub struct WeightedSum<'a> {
+    /// `[outputs, keys]`, rows `stride` apart.
+    pub weights: &'a [f32],
+    /// Distance between the weights of two outputs.
+    pub stride: usize,
+    /// `[keys, dim]`.
+    pub keys: &'a [f32],
+    /// Values of a row.
+    pub dim: usize,
 }
 
 /// Weight rows that are unpacked together.

@@ -1,11 +1,12 @@
 //! One table of kernels per instruction set, all with the bits of [`generic`].
 
 pub(crate) mod generic;
+pub(crate) mod vector;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
-use crate::dot::{Acts, Out, Q8RowMut, Scratch, Weights};
+use crate::dot::{Acts, Out, PoolEntry, Q8RowMut, Scratch, WeightedSum, Weights};
 
 /// The kernels of one instruction set. Calling one is safe where [`available`] lists the table and
 /// [`Kernels`](crate::dot::Kernels) has checked the shapes.
@@ -14,7 +15,10 @@ pub(crate) struct Isa {
     pub(crate) quantize: unsafe fn(&[f32], &mut Q8RowMut<'_>),
     pub(crate) matmul: unsafe fn(&Weights<'_>, &Acts<'_>, &mut Out<'_>, &mut Scratch),
     pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
-    pub(crate) axpy: unsafe fn(f32, &[f32], &mut [f32]),
+    pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,
+    pub(crate) swiglu: unsafe fn(&mut [f32], &[f32], f32, f32),
+    pub(crate) pool: unsafe fn(&PoolEntry<'_>, &mut [f32], &mut [f32]),
+    pub(crate) weighted_sum: unsafe fn(&WeightedSum<'_>, &mut [f32]),
 }
 
 /// The portable table.
@@ -23,7 +27,10 @@ pub(crate) static GENERIC: Isa = Isa {
     quantize: generic::quantize,
     matmul: generic::matmul,
     dot: generic::dot,
-    axpy: generic::axpy,
+    exp_sum: vector::exp_sum,
+    swiglu: vector::swiglu,
+    pool: vector::pool,
+    weighted_sum: vector::weighted_sum,
 };
 
 /// The tables that this machine can run, slowest first.

@@ -232,3 +232,51 @@ fn extremes_do_not_overflow() {
         }
     }
 }
+
+#[test]
+fn elementwise_kernels_have_the_same_bits_and_are_accurate() {
+    let mut random = Random(5);
+    let x: Vec<f32> = (0..1003).map(|_| random.float() * 30.0).collect();
+    let up: Vec<f32> = (0..1003).map(|_| random.float() * 12.0).collect();
+    let weights: Vec<f32> = (0..6 * 17).map(|_| random.float()).collect();
+    let keys: Vec<f32> = (0..17 * 48).map(|_| random.float()).collect();
+    let all = |kernels: Kernels| {
+        let mut e = x.clone();
+        let total = kernels.exp_sum(&mut e, 3.0);
+        let mut gate = x.clone();
+        kernels.swiglu(&mut gate, &up, 10.0, 0.7);
+        let (mut sum, mut weighted) = (vec![0.5; 1003], vec![-0.5; 1003]);
+        kernels.pool(&PoolEntry { k: &up, z: &x, max: &vec![30.0; 1003] }, &mut sum, &mut weighted);
+        let mut out = vec![0.25; 6 * 48];
+        let rows = WeightedSum { weights: &weights, stride: 17, keys: &keys, dim: 48 };
+        kernels.weighted_sum(&rows, &mut out);
+        let dot = kernels.dot(&x, &up);
+        (e, gate, sum, weighted, out, [total, dot])
+    };
+    let want = all(Kernels::generic());
+    for kernels in Kernels::available() {
+        assert_eq!(all(kernels), want, "{}", kernels.name());
+    }
+    for (i, x) in x.iter().enumerate() {
+        let exact = f64::from(x - 3.0).exp();
+        assert!((f64::from(want.0[i]) - exact).abs() <= 2e-7 * exact, "exp({})", x - 3.0);
+        let (g, u) = (f64::from(x.min(10.0)), f64::from(up[i].clamp(-10.0, 10.0)));
+        let exact = 0.7 * g / (1.0 + (-g).exp()) * u;
+        assert!((f64::from(want.1[i]) - exact).abs() <= 1e-6 * exact.abs() + 1e-9, "swiglu {i}");
+    }
+    let exact: f64 = x.iter().map(|x| f64::from(x - 3.0).exp()).sum();
+    assert!((f64::from(want.5[0]) - exact).abs() < 1e-5 * exact);
+    for h in 0..6 {
+        let column = (0..17).map(|j| f64::from(weights[h * 17 + j]) * f64::from(keys[j * 48 + 5]));
+        let exact = 0.25 + column.sum::<f64>();
+        assert!((f64::from(want.4[h * 48 + 5]) - exact).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn exp_has_its_limits() {
+    let mut x = [f32::NEG_INFINITY, -200.0, -87.0, 0.0, 88.0, 200.0, f32::INFINITY, f32::NAN];
+    Kernels::detect().exp_sum(&mut x, 0.0);
+    assert_eq!((x[0], x[1], x[3], x[5], x[6]), (0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY));
+    assert!(x[2] > 0.0 && x[4].is_finite() && x[7].is_nan());
+}

@@ -86,12 +86,6 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     reduce(&lanes)
 }
 
-pub(super) fn axpy(scale: f32, x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = scale.mul_add(*x, *y);
-    }
-}
-
 /// Adds products to the lanes `k % 8`; a last partial group is filled with zeros.
 fn accumulate(a: &[f32], b: &[f32], lanes: &mut [f32; 8]) {
     for (a, b) in a.chunks(8).zip(b.chunks(8)) {

@@ -198,11 +198,3 @@ pub(super) unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     reduce(acc)
 }
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn axpy(scale: f32, x: &[f32], y: &mut [f32]) {
-    // The fused multiply-add is elementwise, so the compiler's vectors give the same bits.
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = scale.mul_add(*x, *y);
-    }
-}

@@ -105,19 +105,20 @@ unsafe fn multiply<const N: usize>(
             }
         }
     }
-    let act_scales = rows.map(|row| &acts.scales(row)[panel.first_col / 32..]);
+    let act_scales = rows.map(|row| acts.scales(row)[panel.first_col / 32..].as_ptr());
     let (weights, scales) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     for side in 0..panel.rows.div_ceil(SIDE) {
         let mut acc = Accumulators::<N>::load(panel, side, out, n);
         for b in 0..n_blocks {
             let at = side * n_blocks + b;
-            // SAFETY: `pack` has filled this block and the loop above the activations.
+            // SAFETY: `pack` has filled this block and the loop above the activations, which have
+            // as many scales.
             unsafe {
                 let totals = block::<N>(weights.add(at * GROUP), wide.add(16 * b));
                 let d = scales.add(at * 64).cast::<f32>();
                 let d = [_mm256_loadu_ps(d), _mm256_loadu_ps(d.add(8))];
                 for i in 0..N {
-                    let scale = _mm256_set1_ps(act_scales[i][b]);
+                    let scale = _mm256_set1_ps(*act_scales[i].add(b));
                     for h in 0..2 {
                         acc.add((i, h), totals[i][h], _mm256_mul_ps(d[h], scale), false);
                     }

@@ -10,11 +10,20 @@ mod quantize;
 
 use super::Isa;
 use crate::TensorType;
-use crate::dot::{Acts, Out, Scratch, Weights};
+use crate::arch::vector;
+use crate::dot::{Acts, Out, PoolEntry, Scratch, WeightedSum, Weights};
 use formats::{Iq2Xxs, Mxfp4, Q2K, Q4K, Q6K};
 
-static AVX2: Isa =
-    Isa { name: "avx2", quantize: quantize::quantize, matmul, dot: float::dot, axpy: float::axpy };
+static AVX2: Isa = Isa {
+    name: "avx2",
+    quantize: quantize::quantize,
+    matmul,
+    dot: float::dot,
+    exp_sum,
+    swiglu,
+    pool,
+    weighted_sum,
+};
 
 pub(super) fn available() -> Vec<&'static Isa> {
     let avx2 = is_x86_feature_detected!("avx2")
@@ -53,4 +62,24 @@ unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &
             ty => unreachable!("{ty} has no int8 products"),
         }
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    vector::exp_sum(x, max)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn swiglu(gate: &mut [f32], up: &[f32], clamp: f32, scale: f32) {
+    vector::swiglu(gate, up, clamp, scale);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn pool(entry: &PoolEntry<'_>, sum: &mut [f32], weighted: &mut [f32]) {
+    vector::pool(entry, sum, weighted);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn weighted_sum(sum: &WeightedSum<'_>, out: &mut [f32]) {
+    vector::weighted_sum(sum, out);
 }

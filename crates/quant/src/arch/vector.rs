@@ -1,0 +1,120 @@
+//! Elementwise kernels in plain Rust. Each table compiles them for its own instructions; no sum
+//! crosses lanes but in a fixed order, so that all give the same bits.
+
+/// e^x to about one unit in the last place; 0 below -87.3, infinity above 88.7.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, and Cephes' polynomial for `e^r`.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-0.693_359_4, x);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4f32;
+    p = p.mul_add(r, 1.398_199_9e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_5e-1);
+    p = p.mul_add(r, 0.5);
+    p = p.mul_add(r * r, r) + 1.0;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    let y = p * f32::from_bits(exponent);
+    let y = if x < -87.3 { 0.0 } else { y };
+    if x > 88.7 { f32::INFINITY } else { y }
+}
+
+/// `x = e^(x - max)`; returns the sum, taken in eight lanes as the float law says.
+#[inline(always)]
+pub(crate) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    let mut lanes = [0f32; 8];
+    let (groups, last) = x.as_chunks_mut::<8>();
+    for group in groups {
+        for (lane, v) in lanes.iter_mut().zip(group) {
+            *v = exp(*v - max);
+            *lane += *v;
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(last) {
+        *v = exp(*v - max);
+        *lane += *v;
+    }
+    let l = lanes;
+    ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+}
+
+/// `gate = scale * silu(min(gate, clamp)) * clamp(up, ±clamp)`.
+#[inline(always)]
+pub(crate) fn swiglu(gate: &mut [f32], up: &[f32], clamp: f32, scale: f32) {
+    for (g, &u) in gate.iter_mut().zip(up) {
+        let x = if *g > clamp { clamp } else { *g };
+        let u = if u > clamp { clamp } else { u };
+        let u = if u < -clamp { -clamp } else { u };
+        *g = scale * (x / (1.0 + exp(-x)) * u);
+    }
+}
+
+/// One entry of a softmax pooling, channel by channel: `e = e^(z - max)`, `sum += e`,
+/// `weighted += e * k`.
+#[inline(always)]
+pub(crate) fn pool(entry: &crate::dot::PoolEntry<'_>, sum: &mut [f32], weighted: &mut [f32]) {
+    let inputs = entry.z.iter().zip(entry.max).zip(entry.k);
+    for (((z, max), k), (sum, weighted)) in inputs.zip(sum.iter_mut().zip(weighted)) {
+        let e = exp(z - max);
+        *sum += e;
+        *weighted = e.mul_add(*k, *weighted);
+    }
+}
+
+/// `out[h][d] = fma(p[h][j], keys[j][d], out[h][d])` for `j` ascending; see
+/// [`Kernels::weighted_sum`](crate::dot::Kernels::weighted_sum).
+#[inline(always)]
+pub(crate) fn weighted_sum(sum: &crate::dot::WeightedSum<'_>, out: &mut [f32]) {
+    const HEADS: usize = 4;
+    let dim = sum.dim;
+    let mut first = 0;
+    for heads in out.chunks_mut(HEADS * dim) {
+        if heads.len() == HEADS * dim && dim.is_multiple_of(16) {
+            for d in (0..dim).step_by(16) {
+                weighted_tile::<HEADS>(sum, (first, d), heads);
+            }
+        } else {
+            for (h, out) in heads.chunks_mut(dim).enumerate() {
+                for (j, key) in sum.keys.chunks_exact(dim).enumerate() {
+                    let p = sum.weights[(first + h) * sum.stride + j];
+                    out.iter_mut().zip(key).for_each(|(o, k)| *o = p.mul_add(*k, *o));
+                }
+            }
+        }
+        first += HEADS;
+    }
+}
+
+/// Sixteen channels of a few heads, which stay in registers over all keys.
+#[inline(always)]
+fn weighted_tile<const HEADS: usize>(
+    sum: &crate::dot::WeightedSum<'_>,
+    (first, d): (usize, usize),
+    out: &mut [f32],
+) {
+    let dim = sum.dim;
+    let mut acc = [[0f32; 16]; HEADS];
+    for (h, acc) in acc.iter_mut().enumerate() {
+        acc.copy_from_slice(&out[h * dim + d..][..16]);
+    }
+    let n_keys = sum.keys.len() / dim;
+    let weights: [&[f32]; HEADS] =
+        std::array::from_fn(|h| &sum.weights[(first + h) * sum.stride..][..n_keys]);
+    for (j, key) in sum.keys.chunks_exact(dim).enumerate() {
+        let key = &key[d..][..16];
+        for (acc, weights) in acc.iter_mut().zip(weights) {
+            for (a, k) in acc.iter_mut().zip(key) {
+                *a = weights[j].mul_add(*k, *a);
+            }
+        }
+    }
+    for (h, acc) in acc.iter().enumerate() {
+        out[h * dim + d..][..16].copy_from_slice(acc);
+    }
+}
