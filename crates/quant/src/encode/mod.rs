@@ -1,5 +1,7 @@
 //! Floats to blocks, one file per family of formats.
 
+mod iq2;
+mod k_quants;
 mod micro;
 mod plain;
 
@@ -41,12 +43,14 @@ pub fn encode_weighted(
         T::F32 => plain::f32(x, out),
         T::F16 => plain::f16(x, out),
         T::BF16 => plain::bf16(x, out),
-        T::Q8_0 | T::Mxfp4 => {
+        T::Q8_0 | T::Mxfp4 | T::Q2K | T::Q4K | T::Iq2Xxs => {
             check_finite(ty, x)?;
-            if ty == T::Q8_0 {
-                each_block(x, out, plain::q8_0);
-            } else {
-                each_block(x, out, micro::mxfp4);
+            match ty {
+                T::Q8_0 => each_block(x, out, plain::q8_0),
+                T::Mxfp4 => each_block(x, out, micro::mxfp4),
+                T::Q2K => each_weighted(x, importance, out, k_quants::q2_k),
+                T::Q4K => each_weighted(x, importance, out, k_quants::q4_k),
+                _ => each_weighted(x, importance, out, iq2::iq2_xxs),
             }
         }
         _ => return Err(Error::NoEncoder { ty }),
@@ -63,6 +67,30 @@ fn each_block<const LEN: usize, const BYTES: usize>(
     for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
         block(x, out);
     }
+}
+
+/// [`each_block`] with the importances that belong to each block: they repeat with every row.
+fn each_weighted<const BYTES: usize>(
+    x: &[f32],
+    importance: &[f32],
+    out: &mut [u8],
+    block: impl Fn(&[f32; 256], &[f32; 256], &mut [u8; BYTES]),
+) {
+    let rows = importance.as_chunks::<256>().0;
+    let equal = [1.0; 256];
+    for (i, (x, out)) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0).enumerate() {
+        let weights = if rows.is_empty() { &equal } else { &rows[i % rows.len()] };
+        // All importances may be zero where no token came by: any choice is as good, so the plain
+        // error decides.
+        let weights = if weights.iter().any(|w| *w > 0.0) { weights } else { &equal };
+        block(x, weights, out);
+    }
+}
+
+/// Half precision, with magnitudes beyond its range kept finite.
+fn f16_saturating(x: f32) -> half::f16 {
+    let max = half::f16::MAX.to_f32();
+    half::f16::from_f32(x.clamp(-max, max))
 }
 
 fn check_finite(ty: TensorType, x: &[f32]) -> Result<(), Error> {
