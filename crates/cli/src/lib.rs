@@ -3,7 +3,9 @@
 //! It is a library so that the manual and the completions come from the same flag table.
 
 pub mod commands;
+mod dirs;
 mod interrupt;
+mod print;
 pub mod values;
 
 use std::error::Error as _;

@@ -2,6 +2,8 @@
 
 pub mod bandwidth;
 pub mod disk;
+pub mod doctor;
+pub mod inspect;
 pub mod layout;
 pub mod machine;
 pub mod plan;

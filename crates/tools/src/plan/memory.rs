@@ -4,6 +4,7 @@ use model::Config;
 use serde::Serialize;
 
 use super::kv::{self, RowFormat};
+use crate::machine::Machine;
 
 /// What a model needs. Taken from the configuration here; an engine that has been built states
 /// its exact needs in the same form.
@@ -85,7 +86,22 @@ impl Needs {
 impl Budget {
     /// All of `memory` but the system's share.
     pub fn dedicated(memory: u64) -> Self {
-        Self { memory, reserved: system_share(memory).min(memory) }
+        Self { memory, reserved: system_share(memory) }
+    }
+
+    /// The main memory of a machine: what the system and, with unified memory, the limit on the
+    /// GPU's share leave.
+    pub fn of_machine(machine: &Machine) -> Self {
+        let mut budget = Self::dedicated(machine.memory.usable());
+        if let Some(limit) = machine.memory.gpu_wired_limit {
+            budget.reserved = budget.reserved.max(budget.memory.saturating_sub(limit));
+        }
+        budget
+    }
+
+    /// The memory of an accelerator, less what its driver and contexts take.
+    pub fn of_gpu(memory: u64) -> Self {
+        Self { memory, reserved: (1 << 30).min(memory / 4) + memory / 100 }
     }
 
     /// Bytes for the model.
@@ -95,10 +111,13 @@ impl Budget {
 }
 
 impl MemoryPlan {
-    /// Plans for `context` tokens, or for as many as fit.
+    /// Plans for `context` tokens, or for as many as fit; where nothing fits, for a working
+    /// session's, so that the plan shows what is missing.
     pub fn new(needs: Needs, budget: Budget, context: Option<u64>) -> Self {
         let context_ceiling = needs.ceiling(budget.available());
-        let context = context.unwrap_or(context_ceiling);
+        let modest = needs.context_max.min(32_768);
+        let fitting = if context_ceiling > 0 { context_ceiling } else { modest };
+        let context = context.unwrap_or(fitting);
         let (kv, total) = (needs.kv(context), needs.total(context));
         Self { needs, budget, context, kv, total, context_ceiling }
     }
@@ -116,9 +135,10 @@ impl MemoryPlan {
 }
 
 /// What a machine that does nothing else still needs for itself: a fixed part for the system,
-/// and a share that grows with the memory, for page tables, buffers and caches.
+/// and a share that grows with the memory, for page tables, buffers and caches. Small machines
+/// get by with a quarter.
 pub fn system_share(memory: u64) -> u64 {
-    (5 << 30) + memory / 100 * 8
+    ((5 << 30) + memory / 100 * 8).min(memory / 4)
 }
 
 /// Activations of a prefill chunk in 32-bit floats: the streams twice, queries and attention

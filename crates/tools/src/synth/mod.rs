@@ -80,10 +80,7 @@ pub enum Error {
         ty: &'static str,
     },
     /// The disk is too full.
-    #[error(
-        "{}: the file takes {needed} bytes, the disk has {free} free",
-        path.display()
-    )]
+    #[error("{}: the file takes {}, the disk has {} free", path.display(), gb(needed), gb(free))]
     DiskSpace {
         /// The file.
         path: PathBuf,
@@ -261,6 +258,11 @@ impl Synth {
         }
         Ok(())
     }
+}
+
+/// Gigabytes, as disks are sold.
+fn gb(bytes: &u64) -> String {
+    format!("{:.2} GB", *bytes as f64 / 1e9)
 }
 
 /// A run of whole blocks of one tensor, in bytes.
