@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 /// Why a tokenizer could not be loaded, or a call not be served.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The tokenizer file is not JSON of the expected shape.
@@ -10,6 +10,9 @@ pub enum Error {
         /// What the JSON reader says, with line and column.
         detail: String,
     },
+    /// The metadata of a GGUF file lacks a key, or holds another type under it.
+    #[error(transparent)]
+    Metadata(#[from] gguf::Error),
     /// A setting of the tokenizer is not what DeepSeek V4 has.
     #[error("tokenizer: {field} should be {expected}, found {found}")]
     Unsupported {

@@ -1,7 +1,5 @@
 //! Loading from the `tokenizer.ggml.*` arrays of a GGUF file.
 //!
-//! The arrays come in as plain slices, so that this crate needs no container reader.
-
 use crate::Tokenizer;
 use crate::error::{Error, Result};
 use crate::vocabulary::{self, Entry, Kind, Vocabulary};
@@ -9,7 +7,7 @@ use crate::vocabulary::{self, Entry, Kind, Vocabulary};
 /// The values of `tokenizer.ggml.pre` that stand for the three splits of DeepSeek V3 and V4.
 const PRE: [&str; 3] = ["joyai-llm", "deepseek-v3", "hunyuan-dense"];
 
-/// Tokenizer metadata of a GGUF file, with the field names of its keys.
+/// Tokenizer metadata of a GGUF file as plain data; each field says its key.
 #[derive(Debug, Clone, Copy)]
 pub struct GgufParts<'a> {
     /// `tokenizer.ggml.model`.
@@ -17,11 +15,21 @@ pub struct GgufParts<'a> {
     /// `tokenizer.ggml.pre`.
     pub pre: Option<&'a str>,
     /// `tokenizer.ggml.tokens`: base tokens in the byte alphabet, added ones literally.
-    pub tokens: &'a [&'a str],
+    pub tokens: &'a [String],
     /// `tokenizer.ggml.token_type`, one for each token.
     pub token_types: &'a [i32],
     /// `tokenizer.ggml.merges`, each two base tokens with a space between, best first.
-    pub merges: &'a [&'a str],
+    pub merges: &'a [String],
+}
+
+pub(crate) fn load_metadata(metadata: &gguf::Metadata) -> Result<Tokenizer> {
+    load(&GgufParts {
+        model: metadata.optional("tokenizer.ggml.model")?,
+        pre: metadata.optional("tokenizer.ggml.pre")?,
+        tokens: metadata.arr_str("tokenizer.ggml.tokens")?,
+        token_types: &metadata.arr_i32("tokenizer.ggml.token_type")?,
+        merges: metadata.arr_str("tokenizer.ggml.merges")?,
+    })
 }
 
 pub(crate) fn load(parts: &GgufParts<'_>) -> Result<Tokenizer> {
@@ -36,11 +44,11 @@ pub(crate) fn load(parts: &GgufParts<'_>) -> Result<Tokenizer> {
     }
     let entries = (0u32..)
         .zip(parts.tokens.iter().zip(parts.token_types))
-        .map(|(id, (&text, &token_type))| entry(id, text, token_type))
+        .map(|(id, (text, &token_type))| entry(id, text, token_type))
         .collect::<Result<Vec<_>>>()?;
     let (vocabulary, base) = Vocabulary::new(&entries)?;
     let pairs = parts.merges.iter().map(|merge| merge.split_once(' '));
-    let merges = vocabulary::merges(&base, pairs, |rank| parts.merges[rank].to_owned())?;
+    let merges = vocabulary::merges(&base, pairs, |rank| parts.merges[rank].clone())?;
     Ok(Tokenizer { vocabulary, merges })
 }
 

@@ -55,13 +55,23 @@ impl Tokenizer {
         json::load(text)
     }
 
-    /// Builds a tokenizer from the `tokenizer.ggml.*` arrays of a GGUF file.
+    /// Builds the tokenizer that the metadata of a GGUF file describes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Metadata`] for missing keys, and everything that
+    /// [`from_parts`](Self::from_parts) refuses.
+    pub fn from_metadata(metadata: &::gguf::Metadata) -> Result<Self> {
+        gguf::load_metadata(metadata)
+    }
+
+    /// Builds a tokenizer from the values of a GGUF file's `tokenizer.ggml.*` keys.
     ///
     /// # Errors
     ///
     /// Another tokenizer family, arrays that disagree in length, a vocabulary without some
     /// byte, merges of unknown tokens.
-    pub fn from_gguf(parts: &GgufParts<'_>) -> Result<Self> {
+    pub fn from_parts(parts: &GgufParts<'_>) -> Result<Self> {
         gguf::load(parts)
     }
 
@@ -128,6 +138,16 @@ impl Tokenizer {
     /// The bytes that one token stands for, or `None` beyond the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         self.vocabulary.bytes(id)
+    }
+
+    /// One token as a vocabulary file spells it: added tokens literally, the others in the
+    /// byte alphabet (a space is `Ġ`). `None` beyond the vocabulary.
+    pub fn token_spelling(&self, id: u32) -> Option<String> {
+        let bytes = self.token_bytes(id)?;
+        Some(match self.vocabulary.is_base(id) {
+            true => bytes.iter().map(|&byte| alphabet::spelling_of(byte)).collect(),
+            false => String::from_utf8_lossy(bytes).into_owned(),
+        })
     }
 
     /// The id of the added token with this spelling.

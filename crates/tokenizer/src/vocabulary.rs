@@ -14,7 +14,7 @@ pub(crate) struct Vocabulary {
     bytes: Vec<u8>,
     /// Where each token's bytes end.
     ends: Vec<usize>,
-    is_added: Vec<bool>,
+    kinds: Vec<Kind>,
     added: FxHashMap<String, u32>,
     finders: Vec<Finder>,
 }
@@ -61,7 +61,7 @@ impl Vocabulary {
         let mut vocabulary = Self {
             bytes: Vec::with_capacity(entries.len() * 8),
             ends: Vec::with_capacity(entries.len()),
-            is_added: entries.iter().map(|entry| entry.kind.is_added()).collect(),
+            kinds: entries.iter().map(|entry| entry.kind).collect(),
             added: FxHashMap::default(),
             finders: Vec::new(),
         };
@@ -90,7 +90,11 @@ impl Vocabulary {
     }
 
     pub(crate) fn is_added(&self, id: u32) -> bool {
-        self.is_added.get(id as usize).copied().unwrap_or(false)
+        matches!(self.kinds.get(id as usize), Some(Kind::Added { .. }))
+    }
+
+    pub(crate) fn is_base(&self, id: u32) -> bool {
+        self.kinds.get(id as usize) == Some(&Kind::Base)
     }
 
     pub(crate) fn added_id(&self, spelling: &str) -> Option<u32> {
@@ -138,12 +142,6 @@ impl Vocabulary {
             Kind::Unused => None,
         };
         earlier.map_or(Ok(()), |earlier| Err(format!("is also token {earlier}")))
-    }
-}
-
-impl Kind {
-    fn is_added(self) -> bool {
-        matches!(self, Self::Added { .. })
     }
 }
 

@@ -56,10 +56,8 @@ fn the_published_vocabulary() {
     assert!(!tokenizer.is_special(223) && !tokenizer.is_special(200_000));
     assert_eq!(tokenizer.token_bytes(223), Some(&b" "[..]));
     assert_eq!(tokenizer.special_id("the"), None);
-    assert_eq!(
-        tokenizer.decode(&[5, 129_280]),
-        Err(Error::UnknownId { id: 129_280, vocab_size: 129_280 })
-    );
+    let unknown = tokenizer.decode(&[5, 129_280]);
+    assert!(matches!(unknown, Err(Error::UnknownId { id: 129_280, vocab_size: 129_280 })));
 }
 
 #[test]

@@ -32,14 +32,12 @@ impl Small {
     }
 
     fn load(&self, pre: Option<&str>) -> Result<Tokenizer, Error> {
-        let tokens: Vec<&str> = self.tokens.iter().map(String::as_str).collect();
-        let merges: Vec<&str> = self.merges.iter().map(String::as_str).collect();
-        Tokenizer::from_gguf(&GgufParts {
+        Tokenizer::from_parts(&GgufParts {
             model: Some("gpt2"),
             pre,
-            tokens: &tokens,
+            tokens: &self.tokens,
             token_types: &self.types,
-            merges: &merges,
+            merges: &self.merges,
         })
     }
 }
@@ -55,6 +53,8 @@ fn a_small_vocabulary_has_its_own_ids() {
     assert_eq!(ids.last(), Some(&262));
     assert_eq!(tokenizer.decode(&ids).unwrap(), text.as_bytes());
     assert_eq!(tokenizer.special_id("｜DSML｜"), None);
+    let spellings = [3 + 0x20, 260, 262].map(|id| tokenizer.token_spelling(id).unwrap());
+    assert_eq!(spellings, ["Ġ", "the", "<think>"]);
     // Padding of the vocabulary has bytes but no text makes it.
     assert_eq!(tokenizer.token_bytes(263), Some(&b"[unused]"[..]));
     assert!(!tokenizer.encode("[unused]", Specials::Parse).contains(&263));
