@@ -14,6 +14,30 @@ pub enum RowFormat {
     /// without rotation, 16-bit floats for the rotated tail; index rows Hadamard-rotated, E2M1
     /// with a scale per 32 channels. The round trips are part of the model (spec: model §3, §4.3).
     Model,
+    /// As `Model`, with the rotated tail left in f32. The tail's rounding is storage, not part of
+    /// the model; without it, results can be compared with the model's definition closely.
+    ModelWideTail,
+}
+
+impl RowFormat {
+    /// Whether the model's FP8 and FP4 round trips happen.
+    pub fn rounds(self) -> bool {
+        self != Self::F32
+    }
+
+    /// Bytes of one value of the rotated tail.
+    pub fn tail_bytes(self) -> usize {
+        if self == Self::Model { 2 } else { 4 }
+    }
+
+    /// Short name, part of page names and saved sessions.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Model => "model",
+            Self::ModelWideTail => "model-wide-tail",
+        }
+    }
 }
 
 /// Byte layout of one row.
@@ -50,17 +74,18 @@ impl RowLayout {
         self.coded().div_ceil(self.block())
     }
 
+    /// Where the rotated tail begins in a rounded row: behind codes and scales, aligned.
+    pub fn tail_offset(&self) -> usize {
+        (self.code_bytes() + self.n_scales()).next_multiple_of(self.format.tail_bytes())
+    }
+
     /// Bytes of one row, a multiple of 4.
     pub fn bytes(&self) -> usize {
-        let tail = if self.index { 0 } else { 2 * self.rope_dim };
-        match self.format {
-            RowFormat::F32 => 4 * self.dim,
-            RowFormat::Model => {
-                // The 16-bit tail follows the codes and scales on an even offset.
-                (self.code_bytes() + self.n_scales()).next_multiple_of(2) + tail
-            }
-            .next_multiple_of(4),
+        if !self.format.rounds() {
+            return 4 * self.dim;
         }
+        let tail = self.dim - self.coded();
+        (self.tail_offset() + tail * self.format.tail_bytes()).next_multiple_of(4)
     }
 }
 

@@ -16,8 +16,8 @@ pub fn encode(layout: &RowLayout, x: &mut [f32], out: &mut [u8]) {
                 b.copy_from_slice(&v.to_le_bytes());
             }
         }
-        (RowFormat::Model, false) => encode_attention(layout, x, out),
-        (RowFormat::Model, true) => encode_index(layout, x, out),
+        (_, false) => encode_attention(layout, x, out),
+        (_, true) => encode_index(layout, x, out),
     }
 }
 
@@ -29,7 +29,7 @@ pub fn decode(layout: &RowLayout, bytes: &[u8], out: &mut [f32]) {
                 *v = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             }
         }
-        (RowFormat::Model, index) => {
+        (_, index) => {
             let coded = layout.coded();
             let (codes, scales) = bytes.split_at(layout.code_bytes());
             let per_block = if index { layout.block() / 2 } else { layout.block() };
@@ -41,22 +41,14 @@ pub fn decode(layout: &RowLayout, bytes: &[u8], out: &mut [f32]) {
                     fp8_block_decode(codes, scale, block);
                 }
             }
-            let tail = &bytes[tail_offset(layout)..];
-            for (v, b) in out[coded..].iter_mut().zip(tail.chunks_exact(2)) {
-                *v = f16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
+            decode_tail(layout.format, &bytes[layout.tail_offset()..], &mut out[coded..]);
         }
     }
 }
 
-/// Where the 16-bit tail of an attention row begins.
-pub fn tail_offset(layout: &RowLayout) -> usize {
-    (layout.code_bytes() + layout.n_scales()).next_multiple_of(2)
-}
-
 /// The indexer's query meets its rows in the same basis and precision: Hadamard, then E2M1.
 pub fn round_index_query(layout: &RowLayout, head: &mut [f32]) {
-    if layout.format == RowFormat::Model {
+    if layout.format.rounds() {
         rotate(head);
         quant::round_trip::fp4(head, layout.block());
     }
@@ -69,9 +61,27 @@ fn encode_attention(layout: &RowLayout, x: &[f32], out: &mut [u8]) {
     for ((block, codes), scale) in blocks.zip(rest.iter_mut()) {
         *scale = fp8_block_encode(block, codes);
     }
-    let tail = &mut out[tail_offset(layout)..];
-    for (b, v) in tail.chunks_exact_mut(2).zip(&x[coded..]) {
-        b.copy_from_slice(&f16::from_f32(*v).to_le_bytes());
+    let tail = &mut out[layout.tail_offset()..];
+    if layout.format == RowFormat::Model {
+        for (b, v) in tail.chunks_exact_mut(2).zip(&x[coded..]) {
+            b.copy_from_slice(&f16::from_f32(*v).to_le_bytes());
+        }
+    } else {
+        for (b, v) in tail.chunks_exact_mut(4).zip(&x[coded..]) {
+            b.copy_from_slice(&v.to_le_bytes());
+        }
+    }
+}
+
+fn decode_tail(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
+    if format == RowFormat::Model {
+        for (v, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+            *v = f16::from_le_bytes([b[0], b[1]]).to_f32();
+        }
+    } else {
+        for (v, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+            *v = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        }
     }
 }
 
@@ -105,13 +115,16 @@ mod tests {
     fn published_rows_have_the_published_sizes() {
         assert_eq!(layout(512, 64, RowFormat::Model, false).bytes(), 584);
         assert_eq!(layout(128, 0, RowFormat::Model, true).bytes(), 68);
+        assert_eq!(layout(512, 64, RowFormat::ModelWideTail, false).bytes(), 712);
         assert_eq!(layout(512, 64, RowFormat::F32, false).bytes(), 2048);
     }
 
     #[test]
     fn a_stored_row_is_the_round_trip_of_the_model() {
-        for (dim, rope_dim) in [(512, 64), (192, 64), (256, 32), (200, 64)] {
-            let layout = layout(dim, rope_dim, RowFormat::Model, false);
+        let shapes = [(512, 64), (192, 64), (256, 32), (200, 64)];
+        let formats = [RowFormat::Model, RowFormat::ModelWideTail];
+        for ((dim, rope_dim), format) in shapes.into_iter().zip(formats.repeat(2)) {
+            let layout = layout(dim, rope_dim, format, false);
             let mut want = sample(dim);
             let (mut x, mut bytes) = (want.clone(), vec![0xAA; layout.bytes()]);
             encode(&layout, &mut x, &mut bytes);
@@ -119,7 +132,9 @@ mod tests {
             decode(&layout, &bytes, &mut got);
             let coded = layout.coded();
             quant::round_trip::fp8(&mut want[..coded], 64);
-            want[coded..].iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+            if format == RowFormat::Model {
+                want[coded..].iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+            }
             assert_eq!(got, want, "{dim}/{rope_dim}");
         }
     }

@@ -296,11 +296,7 @@ impl<B: Ops> Weights<B> {
 }
 
 fn cache(fingerprint: &[u8; 32], options: &Options) -> Cache {
-    let format = match options.numerics.row_format() {
-        backend::RowFormat::F32 => "f32",
-        backend::RowFormat::Model => "model",
-    };
-    let root = PageKey::root(fingerprint, format, NUMERICS_VERSION);
+    let root = PageKey::root(fingerprint, options.rows.name(), NUMERICS_VERSION);
     Cache::new(root, options.n_pages(), options.anchor_bytes)
 }
 

@@ -18,8 +18,9 @@ mod slots;
 mod snapshot;
 
 pub use crate::core::{Core, Feed, Wanted};
+pub use backend::RowFormat;
 pub use error::{Error, Result};
-pub use options::{Numerics, Options};
+pub use options::Options;
 pub use plan::{MemoryPlan, PlanLine, weight_bytes};
 pub use sampler::{Sampler, Sampling, argmax};
 pub use session::{Engine, Info, Prefill, Reuse, prefill};

@@ -5,25 +5,6 @@ use model::Config;
 
 use crate::error::{Error, Result};
 
-/// Which arithmetic the KV rows go through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Numerics {
-    /// As the model is defined: FP8 and FP4 round trips of what is stored.
-    Model,
-    /// No rounding; for comparisons.
-    Exact,
-}
-
-impl Numerics {
-    /// The row format that has these numerics.
-    pub fn row_format(self) -> RowFormat {
-        match self {
-            Self::Model => RowFormat::Model,
-            Self::Exact => RowFormat::F32,
-        }
-    }
-}
-
 /// Sizes of one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -37,8 +18,8 @@ pub struct Options {
     pub step_rows: usize,
     /// Rows of a step that may want logits.
     pub logit_rows: usize,
-    /// Numerics of the KV rows.
-    pub numerics: Numerics,
+    /// How KV rows are held; also decides the numerics.
+    pub rows: RowFormat,
     /// Whether the MTP block is loaded and kept up to date for drafting.
     pub draft: bool,
     /// Bytes of anchors kept in host memory.
@@ -54,7 +35,7 @@ impl Options {
             pool_tokens: context,
             step_rows: step_rows.min(context).max(1),
             logit_rows: 1,
-            numerics: Numerics::Model,
+            rows: RowFormat::Model,
             draft: false,
             anchor_bytes: 256 << 20,
         }
@@ -93,7 +74,7 @@ impl Options {
     pub fn shape(&self, config: &Config) -> Shape {
         Shape {
             config: config.clone(),
-            format: self.numerics.row_format(),
+            format: self.rows,
             limits: Limits {
                 step_rows: self.step_rows,
                 logit_rows: self.logit_rows,
@@ -105,13 +86,6 @@ impl Options {
 
     /// The KV store.
     pub fn kv_layout(&self, config: &Config) -> KvLayout {
-        KvLayout::new(
-            config,
-            self.numerics.row_format(),
-            self.n_slots,
-            self.n_pages(),
-            self.step_rows,
-            self.draft,
-        )
+        KvLayout::new(config, self.rows, self.n_slots, self.n_pages(), self.step_rows, self.draft)
     }
 }

@@ -2,11 +2,10 @@
 
 use std::io::{Read, Write};
 
-use backend::{Ops, PAGE_TOKENS};
+use backend::{Ops, PAGE_TOKENS, RowFormat};
 
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::options::Numerics;
 
 /// Raised whenever the same tokens would give other KV bits.
 pub const NUMERICS_VERSION: u32 = 1;
@@ -23,7 +22,7 @@ impl<B: Ops> Core<B> {
         body.extend_from_slice(MAGIC);
         body.extend_from_slice(&self.fingerprint);
         body.extend_from_slice(&NUMERICS_VERSION.to_le_bytes());
-        body.push(u8::from(self.options.numerics == Numerics::Exact));
+        body.push(row_format_id(self.options.rows));
         body.push(u8::from(self.mtp.is_some()));
         let tokens = self.slots[slot].tokens.clone();
         body.extend_from_slice(&(tokens.len() as u64).to_le_bytes());
@@ -67,9 +66,8 @@ impl<B: Ops> Core<B> {
         check("model", same, "the model that made it", "another model")?;
         let version = rest.take("version", 4)? == NUMERICS_VERSION.to_le_bytes();
         check("numerics version", version, &NUMERICS_VERSION.to_string(), "another")?;
-        let exact = rest.take("numerics", 1)?[0] == 1;
-        let wanted = self.options.numerics == Numerics::Exact;
-        check("numerics", exact == wanted, name(wanted), name(exact))?;
+        let same = rest.take("row format", 1)?[0] == row_format_id(self.options.rows);
+        check("row format", same, self.options.rows.name(), "another")?;
         let draft = rest.take("draft block", 1)?[0] == 1;
         let have = self.mtp.is_some();
         check("draft block", draft == have, with(have), with(draft))?;
@@ -131,8 +129,12 @@ fn check(what: &'static str, ok: bool, expected: &str, found: &str) -> Result<()
     Err(Error::Snapshot { what, expected: expected.to_owned(), found: found.to_owned() })
 }
 
-fn name(exact: bool) -> &'static str {
-    if exact { "exact" } else { "model" }
+fn row_format_id(format: RowFormat) -> u8 {
+    match format {
+        RowFormat::F32 => 0,
+        RowFormat::Model => 1,
+        RowFormat::ModelWideTail => 2,
+    }
 }
 
 fn with(draft: bool) -> &'static str {

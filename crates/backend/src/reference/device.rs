@@ -8,7 +8,7 @@ use super::{Floats, Reference, Weight};
 use crate::device::{Act, Device, Ids, Shape};
 use crate::error::{Error, Result};
 use crate::host_kv::HostKv;
-use crate::kv::{KvLayout, RowFormat};
+use crate::kv::KvLayout;
 use crate::scratch::Scratch;
 use crate::step::Step;
 
@@ -138,7 +138,7 @@ impl Device for Reference {
 pub(crate) fn check_format(device: &'static str, shape: &Shape) -> Result<()> {
     let dim = shape.config.indexer.head_dim;
     let has_index = shape.config.layers.contains(&model::LayerKind::Csa);
-    if shape.format == RowFormat::Model && has_index && !(dim.is_power_of_two() && dim >= 32) {
+    if shape.format.rounds() && has_index && !(dim.is_power_of_two() && dim >= 32) {
         return Err(Error::Unsupported {
             device,
             what: "attention.indexer.key_length with `model` numerics".to_owned(),

@@ -1,0 +1,84 @@
+//! What the engine's tests share: models from formulas, engines on them, distances.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use backend::Ops;
+use engine::{Core, Feed, Options, RowFormat, Wanted, argmax};
+use gguf::Gguf;
+use model::{Config, bind_mtp, find_mtp};
+use testkit::oracle::{self, Mtp, Scheme};
+
+/// A tiny model's file and what belongs to it.
+pub struct Model {
+    pub main: Gguf,
+    pub mtp: Option<Gguf>,
+    pub config: Config,
+}
+
+impl Model {
+    pub fn new(config: &oracle::Config, scheme: Scheme) -> Self {
+        Self::with_mtp(config, scheme, false)
+    }
+
+    pub fn with_mtp(config: &oracle::Config, scheme: Scheme, mtp: bool) -> Self {
+        let file = |part| {
+            let bytes = oracle::write_gguf(config, scheme, part);
+            Gguf::from_vec(bytes, &config.name).expect("the testkit writes valid files")
+        };
+        let main = file(Mtp::Without);
+        let mtp = mtp.then(|| file(Mtp::Ds4File));
+        let config = Config::from_gguf(&main).expect("a V4 model");
+        Self { main, mtp, config }
+    }
+
+    pub fn open<B: Ops>(&self, be: B, options: Options) -> Core<B> {
+        let mtp = self.mtp.as_ref().map(|file| {
+            let source = find_mtp(file, &self.config).expect("an MTP block");
+            bind_mtp(file, &self.config, &source).expect("a whole MTP block")
+        });
+        Core::open(be, &self.main, self.config.clone(), mtp.as_ref(), options).expect("opens")
+    }
+}
+
+pub fn options(context: usize, step_rows: usize, rows: RowFormat) -> Options {
+    Options {
+        logit_rows: step_rows.min(4),
+        rows,
+        anchor_bytes: 64 << 20,
+        ..Options::single(context, step_rows)
+    }
+}
+
+/// Feeds a prompt in chunks; logits of the last rows, `[min(4, n), vocab]`, flattened.
+pub fn run<B: Ops>(core: &mut Core<B>, tokens: &[u32], chunk: usize) -> Vec<f32> {
+    let keep = tokens.len().min(4);
+    let mut rows: Vec<Vec<f32>> = Vec::new();
+    for part in tokens.chunks(chunk) {
+        core.feed(&[Feed { slot: 0, tokens: part, wanted: Wanted::Last(4) }]).expect("feeds");
+        rows.extend((0..core.n_logits()).map(|i| core.logits(i).to_vec()));
+        core.commit(&[part.len() as u32]).expect("commits");
+    }
+    rows[rows.len() - keep..].concat()
+}
+
+/// The greedy continuation after `last`, the logits of the last prompt token.
+pub fn greedy<B: Ops>(core: &mut Core<B>, last: &[f32], n: usize) -> Vec<u32> {
+    let mut next = argmax(last);
+    let mut out = vec![next];
+    while out.len() < n {
+        core.feed(&[Feed { slot: 0, tokens: &[next], wanted: Wanted::Last(1) }]).expect("feeds");
+        next = argmax(core.logits(0));
+        core.commit(&[1]).expect("commits");
+        out.push(next);
+    }
+    out
+}
+
+/// Largest and root-mean-square difference.
+pub fn distance(got: &[f32], want: &[f32]) -> (f32, f32) {
+    assert_eq!(got.len(), want.len());
+    assert!(got.iter().all(|v| v.is_finite()), "a value is not finite");
+    let diffs = || got.iter().zip(want).map(|(g, w)| (g - w).abs());
+    let max = diffs().fold(0.0, f32::max);
+    let rms = (diffs().map(|d| f64::from(d * d)).sum::<f64>() / got.len() as f64).sqrt();
+    (max, rms as f32)
+}
