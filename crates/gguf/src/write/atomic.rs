@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use crate::Error;
@@ -26,8 +27,10 @@ impl AtomicFile {
     /// [`Error::Io`].
     pub fn create(target: &Path) -> Result<Self, Error> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        // The process number keeps two writers of one target apart.
-        let temporary = target.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+        // Two writers of one target must not meet in one temporary file.
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let (process, n) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let temporary = target.with_file_name(format!(".{name}.{process}-{n}.partial"));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
