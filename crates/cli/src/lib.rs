@@ -6,6 +6,7 @@ pub mod commands;
 mod dirs;
 mod interrupt;
 mod print;
+mod term;
 pub mod values;
 
 use std::error::Error as _;
