@@ -231,14 +231,20 @@ impl Scratch {
     #[must_use]
     pub fn new() -> Self {
         let lines = |bytes: usize| vec![Line([0; 64]); bytes / 64];
-        Self {
-            panel: lines(PANEL_ROWS * PANEL_COLS * 2),
-            // One 32-bit entry per 16 weights for scales and per 32 for minima, and block scales.
-            scales: lines(PANEL_ROWS * PANEL_COLS / 2),
-            // Eight rows, at most 32 bits a value.
-            acts: lines(8 * PANEL_COLS * 4),
-        }
+        let [panel, scales, acts] = Self::SIZES.map(lines);
+        Self { panel, scales, acts }
     }
+
+    const SIZES: [usize; 3] = [
+        PANEL_ROWS * PANEL_COLS * 2,
+        // One 32-bit entry per 16 weights for scales and per 32 for minima, and block scales.
+        PANEL_ROWS * PANEL_COLS / 2,
+        // Eight rows, at most 32 bits a value.
+        8 * PANEL_COLS * 4,
+    ];
+
+    /// Bytes that [`Scratch::new`] allocates.
+    pub const BYTES: usize = Self::SIZES[0] + Self::SIZES[1] + Self::SIZES[2];
 }
 
 #[cfg(test)]

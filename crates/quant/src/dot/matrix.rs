@@ -1,6 +1,7 @@
 //! The three operands of a product: weights in a file, activations, output.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::Q8Rows;
 use crate::{Error, TensorType};
@@ -155,7 +156,7 @@ pub struct Out<'a> {
 
 // SAFETY: an `Out` is an exclusive view of floats; whoever splits one keeps the parts apart.
 unsafe impl Send for Out<'_> {}
-// SAFETY: through `&Out` floats are only reached by the unsafe `columns`, with the same duty.
+// SAFETY: through `&Out` floats are only reached by the unsafe `tile`, with the same duty.
 unsafe impl Sync for Out<'_> {}
 
 impl<'a> Out<'a> {
@@ -169,19 +170,20 @@ impl<'a> Out<'a> {
         Self { ptr: values.as_mut_ptr(), rows, cols, stride, owner: PhantomData }
     }
 
-    /// Columns `start..end` of every row.
+    /// The given columns of the given rows.
     ///
     /// # Safety
-    /// Views of overlapping columns must not be used at the same time.
+    /// Views that overlap must not be used at the same time.
     ///
     /// # Panics
-    /// When the range is not inside the view.
+    /// When a range is not inside the view.
     #[must_use]
-    pub unsafe fn columns(&self, start: usize, end: usize) -> Out<'a> {
-        assert!(start <= end && end <= self.cols, "columns {start}..{end} of {}", self.cols);
-        // SAFETY: the offset stays inside the rows that `new` checked.
-        let ptr = unsafe { self.ptr.add(start) };
-        Out { ptr, rows: self.rows, cols: end - start, stride: self.stride, owner: PhantomData }
+    pub unsafe fn tile(&self, rows: Range<usize>, cols: Range<usize>) -> Out<'a> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        assert!(cols.start <= cols.end && cols.end <= self.cols, "cols {cols:?} of {}", self.cols);
+        // An empty range may start past the end: the offset is never followed then.
+        let ptr = self.ptr.wrapping_add(rows.start * self.stride + cols.start);
+        Out { ptr, rows: rows.len(), cols: cols.len(), stride: self.stride, owner: PhantomData }
     }
 
     /// Number of rows.
@@ -194,6 +196,14 @@ impl<'a> Out<'a> {
     #[must_use]
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        self.part(row, 0, self.cols)
     }
 
     /// Values `col..col + len` of a row.

@@ -98,7 +98,7 @@ impl Inputs {
             let end = self.rows.min(start + piece);
             let out = Out::new(&mut y, index.len(), self.rows, stride);
             // SAFETY: one view at a time.
-            let mut out = unsafe { out.columns(start, end) };
+            let mut out = unsafe { out.tile(0..index.len(), start..end) };
             kernels.matmul(&weights.slice(start, end), &acts, &mut out, &mut scratch);
         }
         for row in y.chunks(stride) {

@@ -1,0 +1,60 @@
+//! Matrix products: the inputs are rounded once, then every thread takes a range of weight rows.
+
+use backend::Act;
+use quant::dot::Out;
+
+use crate::parallel::{Inputs, part, unit};
+use crate::work::Work;
+use crate::{Floats, Parts, Weight};
+
+pub(crate) fn matmul(
+    cpu: Parts<'_>,
+    out: &mut Act<Floats>,
+    x: &Act<Floats>,
+    w: &Weight,
+    n_rows: usize,
+) {
+    grouped(cpu, out, x, w, 1, n_rows);
+}
+
+/// Group `g` of the weight rows meets slice `g` of every input row.
+pub(crate) fn grouped(
+    cpu: Parts<'_>,
+    out: &mut Act<Floats>,
+    x: &Act<Floats>,
+    w: &Weight,
+    n_groups: usize,
+    n_rows: usize,
+) {
+    let weights = w.matrix(0);
+    let (rows, cols) = (weights.rows(), weights.cols());
+    assert_eq!(out.cols, rows, "{}: outputs of {}", out.label, w.tensor.name);
+    assert_eq!(x.cols, cols * n_groups, "{}: inputs of {}", x.label, w.tensor.name);
+    if n_rows == 0 {
+        return;
+    }
+    let Parts { pool, kernels, work, .. } = cpu;
+    let Work { threads, q8x32, q8x256, index, .. } = work;
+
+    // A group's slices are rows `g`, `g + n_groups`, ... of the inputs taken as narrower rows.
+    let mut inputs = Inputs { values: &x.buf[..n_rows * x.cols], cols, q8x32, q8x256 };
+    inputs.round(pool, kernels, &[weights.ty()]);
+    index.clear();
+    index.extend((0..n_groups * n_rows).map(|i| (i % n_rows * n_groups + i / n_rows) as u32));
+
+    let (group_rows, n_threads) = (rows / n_groups, pool.threads());
+    let unit = unit(group_rows, n_rows, n_threads);
+    let (inputs, index) = (&inputs, &*index);
+    let out = Out::new(&mut out.buf, n_rows, rows, rows);
+    pool.run(|thread| {
+        let mut work = Work::thread(threads, thread);
+        for group in 0..n_groups {
+            let range = part(group_rows, unit, thread, n_threads);
+            let (start, end) = (group * group_rows + range.start, group * group_rows + range.end);
+            let acts = inputs.acts(weights.ty(), &index[group * n_rows..][..n_rows]);
+            // SAFETY: threads have different ranges of weight rows, which are columns here.
+            let mut out = unsafe { out.tile(0..n_rows, start..end) };
+            kernels.matmul(&weights.slice(start, end), &acts, &mut out, &mut work.kernels);
+        }
+    });
+}

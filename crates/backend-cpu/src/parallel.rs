@@ -1,0 +1,148 @@
+//! Dividing rows and columns among threads: the one place where outputs are shared.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use quant::TensorType;
+use quant::dot::{ActFormat, Acts, Kernels, Q8Rows};
+
+use crate::pool::Pool;
+
+/// The `i`-th of `n` nearly equal parts of `0..len`, cut at multiples of `unit`.
+pub(crate) fn part(len: usize, unit: usize, i: usize, n: usize) -> Range<usize> {
+    let units = len.div_ceil(unit);
+    let cut = |i: usize| (units * i / n * unit).min(len);
+    cut(i)..cut(i + 1)
+}
+
+/// A slice of which every thread takes other rows.
+pub(crate) struct SharedRows<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `get` obliges its callers to keep the ranges of different threads apart.
+unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
+
+impl<'a, T> SharedRows<'a, T> {
+    pub(crate) fn new(values: &'a mut [T]) -> Self {
+        Self { ptr: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
+    }
+
+    /// `len` values from `at` on.
+    ///
+    /// # Safety
+    /// No two live results may overlap.
+    #[allow(clippy::mut_from_ref)] // That is what the type is for; the caller keeps ranges apart.
+    pub(crate) unsafe fn get(&self, at: usize, len: usize) -> &mut [T] {
+        assert!(at <= self.len && len <= self.len - at, "{at}+{len} of {}", self.len);
+        // SAFETY: in bounds, borrowed by `owner`, and apart from other results as promised.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(at), len) }
+    }
+}
+
+/// Calls `work(row, values)` for the first `n_rows` rows of `values`, `cols` values each. Rows are
+/// divided among threads; a single row stays with the caller.
+pub(crate) fn each_row<T: Send>(
+    pool: &mut Pool,
+    values: &mut [T],
+    cols: usize,
+    n_rows: usize,
+    work: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if n_rows <= 1 {
+        for (row, values) in values.chunks_exact_mut(cols).take(n_rows).enumerate() {
+            work(row, values);
+        }
+        return;
+    }
+    let (threads, shared) = (pool.threads(), SharedRows::new(values));
+    pool.run(|thread| {
+        for row in part(n_rows, 1, thread, threads) {
+            // SAFETY: threads have different rows.
+            work(row, unsafe { shared.get(row * cols, cols) });
+        }
+    });
+}
+
+/// Rows of activations, rounded as the weights that they meet ask for.
+pub(crate) struct Inputs<'a> {
+    /// `[rows, cols]`
+    pub(crate) values: &'a [f32],
+    pub(crate) cols: usize,
+    /// Filled by [`Inputs::round`] where a format wants them.
+    pub(crate) q8x32: &'a mut Q8Rows,
+    pub(crate) q8x256: &'a mut Q8Rows,
+}
+
+impl<'a> Inputs<'a> {
+    /// Rounds all rows for weights of the given types.
+    pub(crate) fn round(&mut self, pool: &mut Pool, kernels: Kernels, types: &[TensorType]) {
+        let (values, cols) = (self.values, self.cols);
+        let n_rows = values.len() / cols;
+        for rows in [&mut *self.q8x32, &mut *self.q8x256] {
+            let block = Some(rows.block());
+            if types.iter().all(|&ty| ActFormat::of(ty).block() != block) {
+                continue;
+            }
+            rows.reset(n_rows, cols);
+            let shared = rows.shared();
+            let fill = |row: usize| {
+                let values = &values[row * cols..][..cols];
+                // SAFETY: each row is filled once, by one thread.
+                kernels.quantize(values, &mut unsafe { shared.row(row) });
+            };
+            if n_rows <= 1 {
+                (0..n_rows).for_each(fill);
+            } else {
+                let threads = pool.threads();
+                pool.run(|thread| part(n_rows, 1, thread, threads).for_each(fill));
+            }
+        }
+    }
+
+    /// The rows of `index`, in the form that weights of type `ty` take.
+    pub(crate) fn acts<'b>(&'b self, ty: TensorType, index: &'b [u32]) -> Acts<'b> {
+        let index = Some(index);
+        match ActFormat::of(ty) {
+            ActFormat::Q8x32 => Acts::Q8 { rows: self.q8x32, index },
+            ActFormat::Q8x256 => Acts::Q8 { rows: self.q8x256, index },
+            ActFormat::F32 => {
+                let (values, cols) = (self.values, self.cols);
+                Acts::F32 { values, cols, stride: cols, index }
+            }
+        }
+    }
+}
+
+/// Where to cut weight rows: kernels for one activation row take 8 at a time, those for many unpack
+/// panels of 64, which is too coarse to divide small matrices evenly.
+pub(crate) fn unit(weight_rows: usize, act_rows: usize, threads: usize) -> usize {
+    if act_rows < 3 {
+        8
+    } else if weight_rows >= 64 * 8 * threads {
+        64
+    } else {
+        16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::part;
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for (len, unit, n) in [(10, 1, 3), (100, 16, 2), (7, 8, 4), (0, 8, 2), (64, 64, 3)] {
+            let mut next = 0;
+            for i in 0..n {
+                let range = part(len, unit, i, n);
+                assert_eq!(range.start, next);
+                assert!(range.end == len || range.end % unit == 0);
+                next = range.end;
+            }
+            assert_eq!(next, len);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The chosen experts of every row, summed in selection order.
+//!
+//! Rows are sorted by expert, so that each expert's weights are read once for all of its rows; every
+//! thread takes a range of weight rows of every expert.
+
+use std::sync::Mutex;
+
+use backend::{Act, Error, ExpertWeights, Result, Routing, Step};
+use quant::dot::{Kernels, Out};
+
+use crate::device::NAME;
+use crate::parallel::{Inputs, each_row, part, unit};
+use crate::pool::Pool;
+use crate::work::{EXPERT_ROWS, ExpertWork, ThreadWork, Work};
+use crate::{Cpu, Floats, Parts};
+
+pub(crate) fn routed_experts(
+    cpu: Parts<'_>,
+    out: &mut Act<Floats>,
+    x: &Act<Floats>,
+    w: &ExpertWeights<Cpu>,
+    routing: &Routing<Floats, Vec<u32>>,
+    step: &Step,
+) -> Result<()> {
+    let used = routing.ids.cols;
+    let Parts { pool, kernels, work, .. } = cpu;
+    let Work { threads, q8x32, q8x256, experts, .. } = work;
+    for first in (0..step.rows.len()).step_by(EXPERT_ROWS) {
+        let n_rows = EXPERT_ROWS.min(step.rows.len() - first);
+        let ids = &routing.ids.buf[first * used..][..n_rows * used];
+        sort(experts, ids, used, w.gate.tensor.experts)?;
+
+        let values = &x.buf[first * x.cols..][..n_rows * x.cols];
+        let mut inputs = Inputs { values, cols: x.cols, q8x32, q8x256 };
+        inputs.round(pool, kernels, &[w.gate.tensor.ty, w.up.tensor.ty]);
+        let mut block = Block { pool, kernels, threads, weights: w };
+        let scales = &routing.weights.buf[first * used..][..n_rows * used];
+        block.gate_and_up(&inputs, experts, scales);
+        block.down(experts, n_rows * used);
+        let out = &mut out.buf[first * out.cols..][..n_rows * out.cols];
+        block.sum(experts, used, out);
+    }
+    Ok(())
+}
+
+/// Sorts pairs of row and chosen expert by expert, rows in ascending order within each.
+fn sort(work: &mut ExpertWork, ids: &[u32], used: usize, n_experts: usize) -> Result<()> {
+    work.starts.fill(0);
+    for &id in ids {
+        // Hash routing takes ids from the file.
+        if id as usize >= n_experts {
+            return Err(Error::Unsupported {
+                device: NAME,
+                what: "a chosen expert".to_owned(),
+                expected: format!("an id below {n_experts}"),
+                found: id.to_string(),
+            });
+        }
+        work.starts[id as usize + 1] += 1;
+    }
+    for e in 0..n_experts {
+        work.starts[e + 1] += work.starts[e];
+    }
+    work.next[..n_experts].copy_from_slice(&work.starts[..n_experts]);
+    for (pair, &id) in ids.iter().enumerate() {
+        let next = &mut work.next[id as usize];
+        work.pairs[*next as usize] = pair as u32;
+        work.rows[*next as usize] = (pair / used) as u32;
+        work.places[pair] = *next;
+        *next += 1;
+    }
+    Ok(())
+}
+
+/// Threads and weights of one call.
+struct Block<'a> {
+    pool: &'a mut Pool,
+    kernels: Kernels,
+    threads: &'a [Mutex<ThreadWork>],
+    weights: &'a ExpertWeights<Cpu>,
+}
+
+impl Block<'_> {
+    /// `gate = weight * swiglu(gate · x, up · x)` of every pair, in sorted order.
+    fn gate_and_up(&mut self, inputs: &Inputs<'_>, experts: &mut ExpertWork, scales: &[f32]) {
+        let (w, kernels, threads) = (self.weights, self.kernels, self.threads);
+        let inner = w.gate.tensor.rows;
+        let ExpertWork { pairs, rows, starts, gate, up, .. } = experts;
+        let n_pairs = scales.len();
+        let gates = Out::new(gate, n_pairs, inner, inner);
+        let ups = Out::new(up, n_pairs, inner, inner);
+        let n_threads = self.pool.threads();
+        self.pool.run(|thread| {
+            let mut work = Work::thread(threads, thread);
+            for (expert, from, n) in used_experts(starts) {
+                let range = part(inner, unit(inner, n, n_threads), thread, n_threads);
+                // SAFETY: threads have different columns, experts different rows.
+                let [mut gate, mut up] =
+                    [&gates, &ups].map(|out| unsafe { out.tile(from..from + n, range.clone()) });
+                for (weight, out) in [(&w.gate, &mut gate), (&w.up, &mut up)] {
+                    let matrix = weight.matrix(expert).slice(range.start, range.end);
+                    let acts = inputs.acts(matrix.ty(), &rows[from..from + n]);
+                    kernels.matmul(&matrix, &acts, out, &mut work.kernels);
+                }
+                for i in 0..n {
+                    let scale = scales[pairs[from + i] as usize];
+                    kernels.swiglu(gate.row_mut(i), up.row_mut(i), w.clamp, scale);
+                }
+            }
+        });
+    }
+
+    /// The down product of every pair, in sorted order.
+    fn down(&mut self, experts: &mut ExpertWork, n_pairs: usize) {
+        let (w, kernels, threads) = (self.weights, self.kernels, self.threads);
+        let (hidden, inner) = (w.down.tensor.rows, w.down.tensor.cols);
+        let ExpertWork { starts, gate, out, q8x32, q8x256, identity, .. } = experts;
+        let values = &gate[..n_pairs * inner];
+        let mut inputs = Inputs { values, cols: inner, q8x32, q8x256 };
+        inputs.round(self.pool, kernels, &[w.down.tensor.ty]);
+        let out = Out::new(out, n_pairs, hidden, hidden);
+        let n_threads = self.pool.threads();
+        let (inputs, identity) = (&inputs, &*identity);
+        self.pool.run(|thread| {
+            let mut work = Work::thread(threads, thread);
+            for (expert, from, n) in used_experts(starts) {
+                let range = part(hidden, unit(hidden, n, n_threads), thread, n_threads);
+                let matrix = w.down.matrix(expert).slice(range.start, range.end);
+                let acts = inputs.acts(matrix.ty(), &identity[from..from + n]);
+                // SAFETY: threads have different columns, experts different rows.
+                let mut out = unsafe { out.tile(from..from + n, range) };
+                kernels.matmul(&matrix, &acts, &mut out, &mut work.kernels);
+            }
+        });
+    }
+
+    /// Adds the experts of every row in the order of their selection.
+    fn sum(&mut self, experts: &ExpertWork, used: usize, out: &mut [f32]) {
+        let hidden = self.weights.down.tensor.rows;
+        let n_rows = out.len() / hidden;
+        each_row(self.pool, out, hidden, n_rows, |r, out| {
+            out.fill(0.0);
+            for &place in &experts.places[r * used..][..used] {
+                let y = &experts.out[place as usize * hidden..][..hidden];
+                out.iter_mut().zip(y).for_each(|(o, y)| *o += y);
+            }
+        });
+    }
+}
+
+/// Expert, first pair and number of pairs of every expert that has some.
+fn used_experts(starts: &[u32]) -> impl Iterator<Item = (usize, usize, usize)> {
+    starts
+        .windows(2)
+        .enumerate()
+        .map(|(e, pair)| (e, pair[0] as usize, (pair[1] - pair[0]) as usize))
+        .filter(|&(_, _, n)| n > 0)
+}
