@@ -24,4 +24,5 @@ pub use options::Options;
 pub use plan::{MemoryPlan, PlanLine, weight_bytes};
 pub use sampler::{Sampler, Sampling, argmax};
 pub use session::{Engine, Info, Prefill, Reuse, prefill};
+pub use slots::ANCHOR_EVERY;
 pub use snapshot::NUMERICS_VERSION;

@@ -9,7 +9,7 @@ use crate::options::Options;
 use crate::session::Reuse;
 
 /// Positions between automatic anchors: the most that a resume ever replays.
-pub(crate) const ANCHOR_EVERY: usize = 2048;
+pub const ANCHOR_EVERY: usize = 2048;
 
 /// A sequence's books. The KV itself lies on the device.
 #[derive(Debug)]

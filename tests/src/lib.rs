@@ -1,5 +1,7 @@
-//! What the engine's tests share: models from formulas, engines on them, distances.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+//! What the tests share: models from formulas, engines on them, distances, and the laws that hold
+//! on every backend.
+
+pub mod laws;
 
 use backend::Ops;
 use engine::{Core, Feed, Options, RowFormat, Wanted, argmax};
@@ -9,16 +11,27 @@ use testkit::oracle::{self, Mtp, Scheme};
 
 /// A tiny model's file and what belongs to it.
 pub struct Model {
+    /// The main file.
     pub main: Gguf,
+    /// ds4's separate MTP file.
     pub mtp: Option<Gguf>,
+    /// What the main file says.
     pub config: Config,
 }
 
 impl Model {
+    /// The main model.
+    ///
+    /// # Panics
+    /// When the testkit writes an invalid file.
     pub fn new(config: &oracle::Config, scheme: Scheme) -> Self {
         Self::with_mtp(config, scheme, false)
     }
 
+    /// The main model, with the separate MTP file when `mtp`.
+    ///
+    /// # Panics
+    /// When the testkit writes an invalid file.
     pub fn with_mtp(config: &oracle::Config, scheme: Scheme, mtp: bool) -> Self {
         let file = |part| {
             let bytes = oracle::write_gguf(config, scheme, part);
@@ -30,6 +43,10 @@ impl Model {
         Self { main, mtp, config }
     }
 
+    /// An engine on the model.
+    ///
+    /// # Panics
+    /// When it does not open.
     pub fn open<B: Ops>(&self, be: B, options: Options) -> Core<B> {
         let mtp = self.mtp.as_ref().map(|file| {
             let source = find_mtp(file, &self.config).expect("an MTP block");
@@ -39,6 +56,7 @@ impl Model {
     }
 }
 
+/// Sizes for one sequence.
 pub fn options(context: usize, step_rows: usize, rows: RowFormat) -> Options {
     Options {
         logit_rows: step_rows.min(4),
@@ -49,6 +67,9 @@ pub fn options(context: usize, step_rows: usize, rows: RowFormat) -> Options {
 }
 
 /// Feeds a prompt in chunks; logits of the last rows, `[min(4, n), vocab]`, flattened.
+///
+/// # Panics
+/// When a step fails.
 pub fn run<B: Ops>(core: &mut Core<B>, tokens: &[u32], chunk: usize) -> Vec<f32> {
     let keep = tokens.len().min(4);
     let mut rows: Vec<Vec<f32>> = Vec::new();
@@ -61,6 +82,9 @@ pub fn run<B: Ops>(core: &mut Core<B>, tokens: &[u32], chunk: usize) -> Vec<f32>
 }
 
 /// The greedy continuation after `last`, the logits of the last prompt token.
+///
+/// # Panics
+/// When a step fails.
 pub fn greedy<B: Ops>(core: &mut Core<B>, last: &[f32], n: usize) -> Vec<u32> {
     let mut next = argmax(last);
     let mut out = vec![next];
@@ -74,6 +98,9 @@ pub fn greedy<B: Ops>(core: &mut Core<B>, last: &[f32], n: usize) -> Vec<u32> {
 }
 
 /// Largest and root-mean-square difference.
+///
+/// # Panics
+/// When a value is not finite.
 pub fn distance(got: &[f32], want: &[f32]) -> (f32, f32) {
     assert_eq!(got.len(), want.len());
     assert!(got.iter().all(|v| v.is_finite()), "a value is not finite");

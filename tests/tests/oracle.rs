@@ -1,13 +1,11 @@
 //! The reference backend against numbers from outside: a double-precision model, itself checked
 //! against two public implementations.
 
-mod common;
-
 use backend::reference::{Record, Reference, Trace};
-use common::{Model, distance, greedy, options, run};
 use engine::{Feed, RowFormat, Wanted};
 use testkit::golden::Golden;
 use testkit::oracle::{self, Scheme};
+use tests::{Model, distance, greedy, options, run};
 
 const A: fn() -> oracle::Config = oracle::Config::tiny_a;
 const C: fn() -> oracle::Config = oracle::Config::tiny_c;
