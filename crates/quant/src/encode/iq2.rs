@@ -15,10 +15,15 @@ const SCALE_MAX: f32 = 15.0;
 const TOP: f32 = 43.0;
 
 /// `[d: f16, 8 x (indices: 4, rest: u32)]`; the decoder describes the packing.
+#[inline(always)]
 pub(super) fn iq2_xxs(x: &[f32; 256], importance: &[f32; 256], out: &mut [u8; 66]) {
-    let groups: [Group; 8] =
-        std::array::from_fn(|g| Group::new(&x[32 * g..][..32], &importance[32 * g..][..32]));
-    let steps = groups.each_ref().map(Group::best_step);
+    // Loops instead of iterators over arrays: closures would not be compiled for wide vectors.
+    let mut groups = [const { Group::EMPTY }; 8];
+    let mut steps = [0.0; 8];
+    for g in 0..8 {
+        groups[g].fill(&x[32 * g..][..32], &importance[32 * g..][..32]);
+        steps[g] = groups[g].best_step();
+    }
     let largest = steps.iter().copied().fold(0.0, f32::max);
     let mut best = Choice::new(&groups, &steps, largest * 4.0 / (SCALE_MAX + 0.5));
     for _ in 0..2 {
@@ -50,6 +55,7 @@ struct Choice {
 
 impl Choice {
     /// The best scales and entries for this d, near the steps that the groups would like.
+    #[inline(always)]
     fn new(groups: &[Group; 8], steps: &[f32; 8], d: f32) -> Self {
         let mut choice =
             Self { d: f16_saturating(d), scales: [0; 8], entries: [[0; 4]; 8], error: 0.0 };
@@ -57,21 +63,24 @@ impl Choice {
         for (g, group) in groups.iter().enumerate() {
             let ideal = if d > 0.0 { 4.0 * steps[g] / d - 0.5 } else { 0.0 };
             let middle = (ideal.clamp(0.0, SCALE_MAX) + 0.5) as i32;
-            let mut best = f32::INFINITY;
+            let step = |s: i32| d * (0.5 + s as f32) * 0.25;
+            let (mut best, mut scale) = (f32::INFINITY, middle);
             for s in [middle, middle - 1, middle + 1] {
                 let s = s.clamp(0, SCALE_MAX as i32);
-                let (error, entries) = group.choose(d * (0.5 + s as f32) * 0.25);
+                let error = group.error(step(s));
                 if error < best {
-                    best = error;
-                    (choice.scales[g], choice.entries[g]) = (s as u8, entries);
+                    (best, scale) = (error, s);
                 }
             }
+            choice.scales[g] = scale as u8;
+            choice.entries[g] = group.entries(step(scale));
             choice.error += f64::from(best);
         }
         choice
     }
 
     /// The d that fits the present scales and entries best.
+    #[inline(always)]
     fn least_squares_d(&self, groups: &[Group; 8]) -> f32 {
         let (mut s, mut q) = (0f64, 0f64);
         for (g, group) in groups.iter().enumerate() {
@@ -92,39 +101,55 @@ struct Group {
 }
 
 impl Group {
-    fn new(x: &[f32], w: &[f32]) -> Self {
-        let (xs, ws) = (x.as_chunks::<8>().0, w.as_chunks::<8>().0);
-        let vectors = std::array::from_fn(|v| Vector::new(&xs[v], &ws[v]));
-        Self { vectors, amax: x.iter().fold(0.0, |m, v| m.max(v.abs())) }
+    const EMPTY: Self = Self { vectors: [const { Vector::EMPTY }; 4], amax: 0.0 };
+
+    #[inline(always)]
+    fn fill(&mut self, x: &[f32], w: &[f32]) {
+        let (xs, ws) = (x.as_chunks().0, w.as_chunks().0);
+        for v in 0..4 {
+            self.vectors[v].fill(&xs[v], &ws[v]);
+        }
+        self.amax = x.iter().fold(0.0, |m, v| m.max(v.abs()));
     }
 
     /// The step that serves this group best on its own: a coarse scan of the plausible range, then
     /// least squares for the entries found.
+    #[inline(always)]
     fn best_step(&self) -> f32 {
         /// From the largest weight at the largest magnitude down to where it overshoots by half.
         const SPANS: [f32; 9] = [1.1, 1.0, 0.92, 0.85, 0.78, 0.71, 0.64, 0.57, 0.5];
         let mut best = (0.0, 0.0);
         for span in SPANS {
             let step = self.amax * span / TOP;
-            let (error, entries) = self.choose(step);
+            let error = self.error(step);
             if error < best.0 {
-                best = (error, self.least_squares_step(entries).unwrap_or(step));
+                best = (error, step);
             }
         }
-        best.1
+        self.least_squares_step(self.entries(best.1)).unwrap_or(best.1)
     }
 
-    /// The best entries at this step and their error.
-    fn choose(&self, step: f32) -> (f32, [u8; 4]) {
+    /// The error of the best entries at this step.
+    #[inline(always)]
+    fn error(&self, step: f32) -> f32 {
         let mut error = 0.0;
-        let entries = self.vectors.each_ref().map(|vector| {
-            let (e, entry) = vector.choose(step);
-            error += e;
-            entry
-        });
-        (error, entries)
+        for v in 0..4 {
+            error += self.vectors[v].error(step);
+        }
+        error
     }
 
+    /// The best entries at this step.
+    #[inline(always)]
+    fn entries(&self, step: f32) -> [u8; 4] {
+        let mut entries = [0; 4];
+        for v in 0..4 {
+            entries[v] = self.vectors[v].entry(step);
+        }
+        entries
+    }
+
+    #[inline(always)]
     fn least_squares_step(&self, entries: [u8; 4]) -> Option<f32> {
         let of = |values: fn(&Vector) -> &[f32; 256]| -> f32 {
             let pairs = self.vectors.iter().zip(entries);
@@ -143,60 +168,83 @@ struct Vector {
 }
 
 impl Vector {
-    fn new(x: &[f32; 8], w: &[f32; 8]) -> Self {
-        let mut negative = (0..8).fold(0u8, |m, i| m | u8::from(x[i] < 0.0) << i);
-        let mut wa: [f32; 8] = std::array::from_fn(|i| w[i] * x[i].abs());
+    const EMPTY: Self = Self { negative: 0, s: [0.0; 256], q: [0.0; 256] };
+
+    #[inline(always)]
+    fn fill(&mut self, x: &[f32; 8], w: &[f32; 8]) {
+        let mut wa = [0.0; 8];
+        let mut negative = 0u8;
+        for k in 0..8 {
+            negative |= u8::from(x[k] < 0.0) << k;
+            wa[k] = w[k] * x[k].abs();
+        }
         if negative.count_ones() % 2 == 1 {
             // One sign must be wrong: where that costs least at equal magnitudes.
             let weakest = (0..8).fold(0, |best, i| if wa[i] < wa[best] { i } else { best });
             negative ^= 1 << weakest;
             wa[weakest] = -wa[weakest];
         }
-        let (mut s, mut q) = ([0f32; 256], [0f32; 256]);
-        for k in 0..8 {
-            for (i, g) in COLUMNS[k].iter().enumerate() {
-                s[i] += wa[k] * g;
-                q[i] += w[k] * g * g;
+        self.negative = negative;
+        for i in 0..256 {
+            let (mut s, mut q) = (0.0, 0.0);
+            for k in 0..8 {
+                s += wa[k] * COLUMNS[k][i];
+                q += w[k] * SQUARES[k][i];
+            }
+            (self.s[i], self.q[i]) = (s, q);
+        }
+    }
+
+    /// The least error at this step.
+    #[inline(always)]
+    fn error(&self, step: f32) -> f32 {
+        /// Entries are compared in so many lanes, which makes them vectors.
+        const LANES: usize = 16;
+        let (square, twice) = (step * step, 2.0 * step);
+        let mut lanes = [f32::INFINITY; LANES];
+        let (s, q) = (self.s.as_chunks::<LANES>().0, self.q.as_chunks::<LANES>().0);
+        for row in 0..256 / LANES {
+            for l in 0..LANES {
+                let error = square * q[row][l] - twice * s[row][l];
+                lanes[l] = if error < lanes[l] { error } else { lanes[l] };
             }
         }
-        Self { negative, s, q }
+        let mut least = lanes[0];
+        for l in 1..LANES {
+            least = if lanes[l] < least { lanes[l] } else { least };
+        }
+        least
     }
 
-    fn choose(&self, step: f32) -> (f32, u8) {
+    /// The first entry with the least error at this step.
+    #[inline(always)]
+    fn entry(&self, step: f32) -> u8 {
         let (square, twice) = (step * step, 2.0 * step);
-        let mut errors = [0f32; 256];
-        for (e, (s, q)) in errors.iter_mut().zip(self.s.iter().zip(&self.q)) {
-            *e = square * q - twice * s;
-        }
-        let least = least(&errors);
-        let entry = errors.iter().position(|e| *e == least).unwrap_or(0);
-        (least, entry as u8)
+        let least = self.error(step);
+        let error = |(s, q): (&f32, &f32)| square * q - twice * s;
+        let found = self.s.iter().zip(&self.q).position(|pair| error(pair) == least);
+        found.unwrap_or(0) as u8
     }
-}
-
-/// The smallest of the errors, in eight lanes so that the compiler may use vectors.
-fn least(errors: &[f32; 256]) -> f32 {
-    let mut lanes = [f32::INFINITY; 8];
-    for chunk in errors.as_chunks::<8>().0 {
-        for (lane, e) in lanes.iter_mut().zip(chunk) {
-            *lane = if *e < *lane { *e } else { *lane };
-        }
-    }
-    lanes.into_iter().fold(f32::INFINITY, f32::min)
 }
 
 /// The grid by component.
-static COLUMNS: [[f32; 256]; 8] = {
+static COLUMNS: [[f32; 256]; 8] = columns(false);
+
+/// The squares of [`COLUMNS`].
+static SQUARES: [[f32; 256]; 8] = columns(true);
+
+const fn columns(squared: bool) -> [[f32; 256]; 8] {
     let mut columns = [[0.0; 256]; 8];
     let mut i = 0;
     while i < 256 {
         let entry = grids::IQ2_XXS[i].to_le_bytes();
         let mut k = 0;
         while k < 8 {
-            columns[k][i] = entry[k] as f32;
+            let g = entry[k] as f32;
+            columns[k][i] = if squared { g * g } else { g };
             k += 1;
         }
         i += 1;
     }
     columns
-};
+}

@@ -9,9 +9,10 @@
 use super::f16_saturating;
 
 /// `[d: f16, dmin: f16, scales: 12, qs: 128]`; the decoder describes the packing.
+#[inline(always)]
 pub(super) fn q4_k(x: &[f32; 256], importance: &[f32; 256], out: &mut [u8; 144]) {
     const STARTS: [f32; 3] = [1.0, 0.92, 0.84];
-    let fit = Fit::<8>::new(x, importance, &Grid { code_max: 15.0, level_max: 63.0 }, &STARTS);
+    let fit = Fit::<8, 32>::new(x, importance, &Grid { code_max: 15.0, level_max: 63.0 }, &STARTS);
     out[..2].copy_from_slice(&fit.d.to_le_bytes());
     out[2..4].copy_from_slice(&fit.dmin.to_le_bytes());
     let (scales, mins) = (fit.scales.map(|v| v as u8), fit.mins.map(|v| v as u8));
@@ -27,9 +28,10 @@ pub(super) fn q4_k(x: &[f32; 256], importance: &[f32; 256], out: &mut [u8; 144])
 }
 
 /// `[scales: 16, qs: 64, d: f16, dmin: f16]`; the decoder describes the packing.
+#[inline(always)]
 pub(super) fn q2_k(x: &[f32; 256], importance: &[f32; 256], out: &mut [u8; 84]) {
     const STARTS: [f32; 5] = [1.0, 0.9, 0.8, 0.7, 0.6];
-    let fit = Fit::<16>::new(x, importance, &Grid { code_max: 3.0, level_max: 15.0 }, &STARTS);
+    let fit = Fit::<16, 16>::new(x, importance, &Grid { code_max: 3.0, level_max: 15.0 }, &STARTS);
     for s in 0..16 {
         out[s] = fit.scales[s] as u8 | (fit.mins[s] as u8) << 4;
     }
@@ -47,9 +49,9 @@ struct Grid {
     level_max: f32,
 }
 
-/// A block of `N` sub-blocks; all integers are kept as floats until they are packed.
+/// A block of `N` sub-blocks of `LEN` weights; all integers are kept as floats until they are packed.
 #[derive(Clone)]
-struct Fit<const N: usize> {
+struct Fit<const N: usize, const LEN: usize> {
     d: half::f16,
     dmin: half::f16,
     scales: [f32; N],
@@ -58,13 +60,14 @@ struct Fit<const N: usize> {
     error: f64,
 }
 
-impl<const N: usize> Fit<N> {
-    const LEN: usize = 256 / N;
-
+impl<const N: usize, const LEN: usize> Fit<N, LEN> {
+    #[inline(always)]
     fn new(x: &[f32; 256], w: &[f32; 256], grid: &Grid, starts: &[f32]) -> Self {
-        let real: [(f32, f32); N] = std::array::from_fn(|s| {
-            fit_sub_block(Self::part(x, s), Self::part(w, s), grid.code_max, starts)
-        });
+        // A loop instead of an iterator: a closure would not be compiled for wide vectors.
+        let mut real = [(0.0, 0.0); N];
+        for s in 0..N {
+            real[s] = fit_sub_block(Self::part(x, s), Self::part(w, s), grid.code_max, starts);
+        }
         let top = |v: [f32; N]| v.into_iter().fold(0.0, f32::max) / grid.level_max;
         let (d, dmin) = (top(real.map(|r| r.0)), top(real.map(|r| r.1)));
         let (d, dmin) = (f16_saturating(d), f16_saturating(dmin));
@@ -91,12 +94,14 @@ impl<const N: usize> Fit<N> {
     }
 
     /// Sub-block `s` of the 256 values of a block.
-    fn part(x: &[f32; 256], s: usize) -> &[f32] {
-        &x[s * Self::LEN..(s + 1) * Self::LEN]
+    #[inline(always)]
+    fn part(x: &[f32; 256], s: usize) -> &[f32; LEN] {
+        &x.as_chunks().0[s]
     }
 
     /// Picks each sub-block's scale and minimum among the neighbours of the present ones, with the
     /// nearest codes.
+    #[inline(always)]
     fn search_levels(&mut self, x: &[f32; 256], w: &[f32; 256], grid: &Grid) {
         let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
         self.error = 0.0;
@@ -115,18 +120,19 @@ impl<const N: usize> Fit<N> {
             (self.scales[s], self.mins[s]) = (best.1, best.2);
             let (scale, min) = (d * best.1, dmin * best.2);
             let inverse = inverse(scale);
-            for (q, x) in self.codes[s * Self::LEN..].iter_mut().zip(x) {
+            for (q, x) in self.codes[s * LEN..].iter_mut().zip(x) {
                 *q = nearest((x + min) * inverse, grid.code_max);
             }
         }
     }
 
     /// The least-squares d and dmin for the present codes and levels.
+    #[inline(always)]
     fn solve_factors(&mut self, x: &[f32; 256], w: &[f32; 256]) {
         // x ≈ d a - dmin b with a = scale · q and b = min.
         let (mut aa, mut ab, mut bb, mut ax, mut bx) = (0f64, 0f64, 0f64, 0f64, 0f64);
         for i in 0..256 {
-            let s = i / Self::LEN;
+            let s = i / LEN;
             let (a, b) = (f64::from(self.scales[s] * self.codes[i]), f64::from(self.mins[s]));
             let (x, w) = (f64::from(x[i]), f64::from(w[i]));
             aa += w * a * a;
@@ -164,7 +170,13 @@ const NEIGHBOURS: [(f32, f32); 9] = [
 
 /// The real scale and minimum (`x ≈ scale·q - min`, both non-negative) that serve one sub-block
 /// best: from each start, a range shrunk by that factor, codes and least squares are taken in turn.
-fn fit_sub_block(x: &[f32], w: &[f32], code_max: f32, starts: &[f32]) -> (f32, f32) {
+#[inline(always)]
+fn fit_sub_block<const LEN: usize>(
+    x: &[f32; LEN],
+    w: &[f32; LEN],
+    code_max: f32,
+    starts: &[f32],
+) -> (f32, f32) {
     /// Rounds of codes and least squares; later ones change almost nothing.
     const ROUNDS: usize = 3;
     let low = x.iter().fold(0f32, |m, v| m.min(*v));
@@ -172,19 +184,17 @@ fn fit_sub_block(x: &[f32], w: &[f32], code_max: f32, starts: &[f32]) -> (f32, f
     let mut best = (f32::INFINITY, 0.0, -low);
     for start in starts {
         let (mut scale, mut min) = ((high - low) * start / code_max, -low * start);
-        for _ in 0..ROUNDS {
+        for round in 0..=ROUNDS {
             let error = affine_error(x, w, (scale, min), code_max);
             if error < best.0 {
                 best = (error, scale, min);
             }
-            match least_squares(x, w, (scale, min), code_max) {
-                Some(next) => (scale, min) = next,
-                None => break,
+            if round < ROUNDS {
+                match least_squares(x, w, (scale, min), code_max) {
+                    Some(next) => (scale, min) = next,
+                    None => break,
+                }
             }
-        }
-        let error = affine_error(x, w, (scale, min), code_max);
-        if error < best.0 {
-            best = (error, scale, min);
         }
     }
     (best.1, best.2)
@@ -192,22 +202,27 @@ fn fit_sub_block(x: &[f32], w: &[f32], code_max: f32, starts: &[f32]) -> (f32, f
 
 /// The scale and minimum that fit the codes which `(scale, min)` chooses; `None` when those codes
 /// leave nothing to solve for.
-fn least_squares(
-    x: &[f32],
-    w: &[f32],
+#[inline(always)]
+fn least_squares<const LEN: usize>(
+    x: &[f32; LEN],
+    w: &[f32; LEN],
     (scale, min): (f32, f32),
     code_max: f32,
 ) -> Option<(f32, f32)> {
     let inverse = inverse(scale);
-    let (mut sw, mut sq, mut sqq, mut sx, mut sqx) = (0f32, 0f32, 0f32, 0f32, 0f32);
-    for (&x, &w) in x.iter().zip(w) {
-        let q = nearest((x + min) * inverse, code_max);
-        sw += w;
-        sq += w * q;
-        sqq += w * q * q;
-        sx += w * x;
-        sqx += w * q * x;
+    let mut sums = [[0f32; LANES]; 5];
+    for (x, w) in lanes(x).iter().zip(lanes(w)) {
+        for l in 0..LANES {
+            let q = nearest((x[l] + min) * inverse, code_max);
+            let (wx, wq) = (w[l] * x[l], w[l] * q);
+            sums[0][l] += w[l];
+            sums[1][l] += wq;
+            sums[2][l] += wq * q;
+            sums[3][l] += wx;
+            sums[4][l] += wx * q;
+        }
     }
+    let [sw, sq, sqq, sx, sqx] = sums.map(|s| s.iter().sum::<f32>());
     let determinant = sw * sqq - sq * sq;
     if determinant <= 1e-6 * sw * sqq {
         return None;
@@ -220,30 +235,42 @@ fn least_squares(
 }
 
 /// Weighted squared error of the nearest codes.
-fn affine_error(x: &[f32], w: &[f32], (scale, min): (f32, f32), code_max: f32) -> f32 {
+#[inline(always)]
+fn affine_error<const LEN: usize>(
+    x: &[f32; LEN],
+    w: &[f32; LEN],
+    (scale, min): (f32, f32),
+    code_max: f32,
+) -> f32 {
     let inverse = inverse(scale);
-    let error = |(x, w): (&f32, &f32)| {
-        let q = nearest((x + min) * inverse, code_max);
-        let e = scale * q - min - x;
-        w * e * e
-    };
-    // Four sums at a time, so that the compiler may use vectors.
-    let (xs, ws) = (x.as_chunks::<4>().0, w.as_chunks::<4>().0);
-    let mut sums = [0f32; 4];
-    for (x, w) in xs.iter().zip(ws) {
-        for lane in 0..4 {
-            sums[lane] += error((&x[lane], &w[lane]));
+    let mut sums = [0f32; LANES];
+    for (x, w) in lanes(x).iter().zip(lanes(w)) {
+        for l in 0..LANES {
+            let q = nearest((x[l] + min) * inverse, code_max);
+            let e = scale * q - min - x[l];
+            sums[l] += w[l] * e * e;
         }
     }
     sums.iter().sum()
 }
 
+/// Sums run in so many lanes, which makes them vectors and keeps their order on every machine.
+const LANES: usize = 8;
+
+#[inline(always)]
+fn lanes<const LEN: usize>(x: &[f32; LEN]) -> &[[f32; LANES]] {
+    x.as_chunks().0
+}
+
+#[inline(always)]
 fn inverse(scale: f32) -> f32 {
     if scale > 0.0 { 1.0 / scale } else { 0.0 }
 }
 
-/// `v` rounded to an integer of 0..=`max`.
-#[inline]
+/// `v` rounded to an integer of 0..=`max`, ties to even.
+#[inline(always)]
 fn nearest(v: f32, max: f32) -> f32 {
-    (v.clamp(0.0, max) + 0.5) as i32 as f32
+    /// Above 2^23 the last place of a float is 1, so adding this rounds.
+    const ROUND: f32 = 8_388_608.0;
+    (v.clamp(0.0, max) + ROUND) - ROUND
 }

@@ -7,6 +7,7 @@ use crate::f4;
 /// With the largest magnitude in [4, 8) times the scale, values above 6 saturate; the next exponent
 /// saturates nothing but is coarser. Weights that are E2M1 times a power of two are kept exactly by
 /// the first.
+#[inline(always)]
 pub(super) fn mxfp4(x: &[f32; 32], out: &mut [u8; 17]) {
     let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
     let low = (amax.to_bits() >> 23).saturating_sub(2).min(253) as u8;
@@ -19,6 +20,7 @@ pub(super) fn mxfp4(x: &[f32; 32], out: &mut [u8; 17]) {
     }
 }
 
+#[inline(always)]
 fn squared_error(x: &[f32; 32], e: u8) -> f64 {
     let (scale, inverse) = (scale(e), 1.0 / scale(e));
     x.iter()
@@ -30,6 +32,7 @@ fn squared_error(x: &[f32; 32], e: u8) -> f64 {
 }
 
 /// In double precision, so that the smallest scale, 2^-127, has an inverse.
+#[inline(always)]
 fn scale(e: u8) -> f64 {
     2f64.powi(i32::from(e) - 127)
 }

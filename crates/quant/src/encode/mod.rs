@@ -45,49 +45,82 @@ pub fn encode_weighted(
         T::BF16 => plain::bf16(x, out),
         T::Q8_0 | T::Mxfp4 | T::Q2K | T::Q4K | T::Iq2Xxs => {
             check_finite(ty, x)?;
-            match ty {
-                T::Q8_0 => each_block(x, out, plain::q8_0),
-                T::Mxfp4 => each_block(x, out, micro::mxfp4),
-                T::Q2K => each_weighted(x, importance, out, k_quants::q2_k),
-                T::Q4K => each_weighted(x, importance, out, k_quants::q4_k),
-                _ => each_weighted(x, importance, out, iq2::iq2_xxs),
-            }
+            blocks(ty, x, importance, out);
         }
         _ => return Err(Error::NoEncoder { ty }),
     }
     Ok(())
 }
 
-/// Runs `block` over matching chunks; the caller has checked that the lengths agree.
-fn each_block<const LEN: usize, const BYTES: usize>(
-    x: &[f32],
-    out: &mut [u8],
-    block: impl Fn(&[f32; LEN], &mut [u8; BYTES]),
-) {
-    for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        block(x, out);
+/// Encodes with the widest vectors that this machine has. The arithmetic is the same, operation by
+/// operation, so the bytes do not depend on the machine.
+fn blocks(ty: TensorType, x: &[f32], importance: &[f32], out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the function needs AVX2, which has just been found.
+        return unsafe { blocks_avx2(ty, x, importance, out) };
+    }
+    blocks_portable(ty, x, importance, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn blocks_avx2(ty: TensorType, x: &[f32], importance: &[f32], out: &mut [u8]) {
+    blocks_portable(ty, x, importance, out);
+}
+
+/// The encoders are inlined here, and called by name, so that [`blocks_avx2`] compiles them for its
+/// instruction set: a function passed as a value would stay portable.
+#[inline(always)]
+fn blocks_portable(ty: TensorType, x: &[f32], importance: &[f32], out: &mut [u8]) {
+    match ty {
+        TensorType::Q8_0 => {
+            for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                plain::q8_0(x, out);
+            }
+        }
+        TensorType::Mxfp4 => {
+            for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                micro::mxfp4(x, out);
+            }
+        }
+        TensorType::Q2K => {
+            for (x, w, out) in weighted_blocks(x, importance, out) {
+                k_quants::q2_k(x, w, out);
+            }
+        }
+        TensorType::Q4K => {
+            for (x, w, out) in weighted_blocks(x, importance, out) {
+                k_quants::q4_k(x, w, out);
+            }
+        }
+        _ => {
+            for (x, w, out) in weighted_blocks(x, importance, out) {
+                iq2::iq2_xxs(x, w, out);
+            }
+        }
     }
 }
 
-/// [`each_block`] with the importances that belong to each block: they repeat with every row.
-fn each_weighted<const BYTES: usize>(
-    x: &[f32],
-    importance: &[f32],
-    out: &mut [u8],
-    block: impl Fn(&[f32; 256], &[f32; 256], &mut [u8; BYTES]),
-) {
-    let rows = importance.as_chunks::<256>().0;
-    let equal = [1.0; 256];
-    for (i, (x, out)) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0).enumerate() {
-        let weights = if rows.is_empty() { &equal } else { &rows[i % rows.len()] };
+/// Blocks of weights with their importances, which repeat with every row, and their places.
+fn weighted_blocks<'a, const BYTES: usize>(
+    x: &'a [f32],
+    importance: &'a [f32],
+    out: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [f32; 256], &'a [f32; 256], &'a mut [u8; BYTES])> {
+    static EQUAL: [f32; 256] = [1.0; 256];
+    let row = importance.as_chunks::<256>().0;
+    x.as_chunks().0.iter().zip(out.as_chunks_mut().0).enumerate().map(move |(i, (x, out))| {
+        let weights = if row.is_empty() { &EQUAL } else { &row[i % row.len()] };
         // All importances may be zero where no token came by: any choice is as good, so the plain
         // error decides.
-        let weights = if weights.iter().any(|w| *w > 0.0) { weights } else { &equal };
-        block(x, weights, out);
-    }
+        let weights = if weights.iter().any(|w| *w > 0.0) { weights } else { &EQUAL };
+        (x, weights, out)
+    })
 }
 
 /// Half precision, with magnitudes beyond its range kept finite.
+#[inline(always)]
 fn f16_saturating(x: f32) -> half::f16 {
     let max = half::f16::MAX.to_f32();
     half::f16::from_f32(x.clamp(-max, max))
@@ -115,4 +148,32 @@ fn check_importance(ty: TensorType, x: &[f32], importance: &[f32]) -> Result<(),
         return fail("an importance is negative or not finite");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn bytes_do_not_depend_on_the_machine() {
+        if !is_x86_feature_detected!("avx2") {
+            return;
+        }
+        let x: Vec<f32> = (0..2048).map(|i| ((i * i * 37 % 1009) as f32 - 504.0) * 1e-4).collect();
+        let importance: Vec<f32> = (0..512).map(|i| 1.0 + (i * 11 % 17) as f32).collect();
+        for ty in [
+            TensorType::Q8_0,
+            TensorType::Mxfp4,
+            TensorType::Q2K,
+            TensorType::Q4K,
+            TensorType::Iq2Xxs,
+        ] {
+            let n = ty.row_bytes(x.len()).unwrap();
+            let (mut portable, mut fast) = (vec![0; n], vec![1; n]);
+            blocks_portable(ty, &x, &importance, &mut portable);
+            blocks(ty, &x, &importance, &mut fast);
+            assert_eq!(portable, fast, "{ty}");
+        }
+    }
 }

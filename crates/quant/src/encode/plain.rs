@@ -26,6 +26,7 @@ pub(super) fn bf16(x: &[f32], out: &mut [u8]) {
 /// `[d: f16, qs: 32 i8]` with d = amax / 127 and ties away from zero, equal to ggml's reference.
 ///
 /// The quants divide by the unrounded d, as ggml's do.
+#[inline(always)]
 pub(super) fn q8_0(x: &[f32; 32], out: &mut [u8; 34]) {
     let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
     let d = amax / 127.0;
