@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn ties_go_to_the_lowest_index() {
         let mut best: Vec<(f32, u32)> =
-            [0.0, 1.0, 0.0, 1.0, 0.0].into_iter().zip(0..).rev().collect();
+            [0.0, 1.0, 0.0, 1.0, 0.0].into_iter().zip(0..5).rev().collect();
         keep_best(&mut best, 3);
         best.sort_unstable_by_key(|b| b.1);
         assert_eq!(best.iter().map(|b| b.1).collect::<Vec<_>>(), [0, 1, 3]);
