@@ -28,23 +28,64 @@ fn main() {
         println!();
     }
     let mut row = x[..512].to_vec();
-    let rounds: [(&str, &dyn Fn(&mut [f32])); 3] = [
-        ("fp8 64", &|v| round_trip::fp8(v, 64)),
-        ("fp4 32", &|v| round_trip::fp4(v, 32)),
-        ("hadamard", &|v| v.chunks_mut(128).for_each(|v| drop(hadamard(v)))),
+    let rounds = [
+        ("fp8 64", fp8_rounds as fn(&mut [f32])),
+        ("fp4 32", |v| round_trip::fp4(v, 32)),
+        ("hadamard", |v| v.chunks_mut(128).for_each(|v| drop(hadamard(v)))),
     ];
     for (name, round) in rounds.iter().filter(|(name, _)| wanted(name)) {
         println!("{name:10} {:14.0}", rate(row.len(), || round(black_box(&mut row))));
     }
+    let blocks = [
+        ("fp8 codes", (|v| drop(black_box(fp8_codes(v)))) as fn(&[f32])),
+        ("fp8 values", |_| drop(black_box(fp8_values(black_box(&[0x35; 64]))))),
+        ("fp4 codes", |v| drop(black_box(fp4_codes(v)))),
+        ("fp4 values", |_| drop(black_box(fp4_values(black_box(&[0x35; 32]))))),
+    ];
+    for (name, run) in blocks.iter().filter(|(name, _)| wanted(name)) {
+        println!("{name:10} {:14.0}", rate(64, || run(black_box(&x[..64]))));
+    }
+}
+
+fn fp8_rounds(x: &mut [f32]) {
+    round_trip::fp8(x, 64);
+}
+
+fn fp8_codes(x: &[f32]) -> Vec<u8> {
+    let mut codes = vec![0; 64];
+    round_trip::fp8_block_encode(x, &mut codes);
+    codes
+}
+
+fn fp8_values(codes: &[u8]) -> Vec<f32> {
+    let mut values = vec![0.0; 64];
+    round_trip::fp8_block_decode(codes, 120, &mut values);
+    values
+}
+
+fn fp4_codes(x: &[f32]) -> Vec<u8> {
+    let mut codes = vec![0; 32];
+    round_trip::fp4_block_encode(x, &mut codes);
+    codes
+}
+
+fn fp4_values(codes: &[u8]) -> Vec<f32> {
+    let mut values = vec![0.0; 64];
+    round_trip::fp4_block_decode(codes, 120, &mut values);
+    values
 }
 
 /// Million items per second of this thread's own time, which does not count what others take.
 fn rate(items: usize, mut run: impl FnMut()) -> f64 {
+    // Reading the clock costs as much as converting some hundred items.
+    let batch = 1 + 100_000 / items;
     let start = thread_seconds();
     let mut runs = 0;
     while thread_seconds() - start < 0.3 {
-        run();
-        runs += 1;
+        for _ in 0..batch {
+            run();
+        }
+        runs += batch as u32;
     }
     items as f64 * f64::from(runs) / (thread_seconds() - start) / 1e6
 }

@@ -9,7 +9,7 @@ pub static E2M1_VALUES: [f32; 16] =
 
 /// The nearest E2M1 code (0..16), ties to even, saturating at 6. A NaN, which the format lacks,
 /// becomes a zero.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn encode(x: f32) -> u8 {
     let a = x.abs();
@@ -24,6 +24,22 @@ pub fn encode(x: f32) -> u8 {
     code | (x.to_bits() >> 28) as u8 & 8
 }
 
+/// `decode(encode(x))` without the code in between: the nearest E2M1 value, ties to even,
+/// saturating at 6.
+#[inline(always)]
+#[must_use]
+pub fn round(x: f32) -> f32 {
+    let sign = x.to_bits() & 0x8000_0000;
+    let magnitude = x.abs();
+    let magnitude = if magnitude < E2M1_MAX { magnitude } else { E2M1_MAX };
+    // From 1 on, one mantissa bit remains; below, the step is 1/2, the last place of floats near
+    // 2^22.
+    let m = magnitude.to_bits();
+    let normal = (m + 0x1F_FFFF + (m >> 22 & 1)) & !0x3F_FFFF;
+    let subnormal = ((magnitude + 4_194_304.0) - 4_194_304.0).to_bits();
+    f32::from_bits(sign | if magnitude < 1.0 { subnormal } else { normal })
+}
+
 /// The value of the E2M1 code in the low nibble of `code`.
 #[inline]
 #[must_use]
@@ -31,9 +47,27 @@ pub fn decode(code: u8) -> f32 {
     E2M1_VALUES[usize::from(code & 15)]
 }
 
+/// [`decode`] by arithmetic, for loops that become vectors: those have no table look-ups.
+#[inline(always)]
+pub(crate) fn decode_arithmetic(code: u8) -> f32 {
+    let magnitude = u32::from(code & 7);
+    // One mantissa bit, and an exponent rebiased from 1 to 127.
+    let normal = (magnitude << 22) + (126 << 23);
+    let subnormal = (magnitude as i32 as f32 * 0.5).to_bits();
+    let bits = if magnitude < 2 { subnormal } else { normal };
+    f32::from_bits(bits | u32::from(code & 8) << 28)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arithmetic_equals_the_table() {
+        for code in 0..=255 {
+            assert_eq!(decode_arithmetic(code).to_bits(), decode(code).to_bits(), "{code:#x}");
+        }
+    }
 
     #[test]
     fn rounds_to_nearest_even() {
@@ -50,6 +84,10 @@ mod tests {
                 assert_eq!(encode(x), expected, "{x}");
                 assert_eq!(encode(-x), expected | 8, "-{x}");
             }
+        }
+        for i in -4000..4000 {
+            let x = i as f32 / 512.0;
+            assert_eq!(round(x).to_bits(), decode(encode(x)).to_bits(), "{x}");
         }
         assert_eq!((encode(1e9), encode(f32::NEG_INFINITY)), (7, 15));
         assert_eq!(encode(f32::NAN) & 7, 0);

@@ -16,27 +16,60 @@ pub static E4M3_VALUES: [f32; 256] = {
 };
 
 /// The nearest E4M3 code, ties to even, saturating at 448; NaN becomes 0x7F.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn encode(x: f32) -> u8 {
     let bits = x.to_bits();
     let sign = (bits >> 24) as u8 & 0x80;
-    let magnitude = x.abs().min(E4M3_MAX);
+    let magnitude = x.abs();
+    let magnitude = if magnitude > E4M3_MAX { E4M3_MAX } else { magnitude };
     // Normal codes keep the exponent and three mantissa bits: round at bit 20, rebias 127 to 7.
     let m = magnitude.to_bits();
     let normal = (m + 0x7FFFF + (m >> 20 & 1)).wrapping_sub(120 << 23) >> 20;
-    // Below 2^-6 the step is 2^-9, which is the last place of floats near 2^14.
-    let subnormal = (magnitude + 16384.0).to_bits() - 16384f32.to_bits();
-    let code = if magnitude < 0.015_625 { subnormal } else { normal };
+    let subnormal = (magnitude + SUBNORMAL_STEPS).to_bits().wrapping_sub(SUBNORMAL_STEPS.to_bits());
+    let code = if magnitude < SUBNORMAL_END { subnormal } else { normal };
     let code = if x.is_nan() { 0x7F } else { code as u8 };
     sign | code
 }
+
+/// `decode(encode(x))` without the code in between: the nearest E4M3 value, ties to even,
+/// saturating at 448. A NaN stays a NaN.
+#[inline(always)]
+#[must_use]
+pub fn round(x: f32) -> f32 {
+    let sign = x.to_bits() & 0x8000_0000;
+    let magnitude = x.abs();
+    let magnitude = if magnitude > E4M3_MAX { E4M3_MAX } else { magnitude };
+    let m = magnitude.to_bits();
+    let normal = (m + 0x7FFFF + (m >> 20 & 1)) & !0xF_FFFF;
+    let subnormal = ((magnitude + SUBNORMAL_STEPS) - SUBNORMAL_STEPS).to_bits();
+    let rounded = if magnitude < SUBNORMAL_END { subnormal } else { normal };
+    if x.is_nan() { x } else { f32::from_bits(sign | rounded) }
+}
+
+/// Magnitudes below this one, 2^-6, are multiples of 2^-9.
+const SUBNORMAL_END: f32 = 0.015_625;
+
+/// The last place of floats near 2^14 is 2^-9: adding this rounds to multiples of it.
+const SUBNORMAL_STEPS: f32 = 16_384.0;
 
 /// The value of an E4M3 code.
 #[inline]
 #[must_use]
 pub fn decode(code: u8) -> f32 {
     E4M3_VALUES[usize::from(code)]
+}
+
+/// [`decode`] by arithmetic, for loops that become vectors: those have no table look-ups.
+#[inline(always)]
+pub(crate) fn decode_arithmetic(code: u8) -> f32 {
+    let magnitude = u32::from(code & 0x7F);
+    // Three mantissa bits, and an exponent rebiased from 7 to 127.
+    let normal = (magnitude << 20) + (120 << 23);
+    let subnormal = (magnitude as i32 as f32 * (1.0 / 512.0)).to_bits();
+    let bits = if magnitude < 8 { subnormal } else { normal };
+    let bits = if magnitude == 0x7F { f32::NAN.to_bits() } else { bits };
+    f32::from_bits(bits | u32::from(code & 0x80) << 24)
 }
 
 /// The value of a UE8M0 byte: 2^(e - 127), NaN for 255.
@@ -84,6 +117,8 @@ mod tests {
     fn every_code_round_trips() {
         for code in 0..=255u8 {
             let value = decode(code);
+            let same = decode_arithmetic(code).to_bits() == value.to_bits();
+            assert!(same || value.is_nan() && decode_arithmetic(code).is_nan(), "{code:#x}");
             if value.is_nan() {
                 assert_eq!(code & 0x7F, 0x7F);
             } else {
@@ -117,6 +152,21 @@ mod tests {
             assert_eq!((encode(x), encode(-x)), (0x7E, 0xFE));
         }
         assert_eq!(encode(f32::NAN) & 0x7F, 0x7F);
+    }
+
+    #[test]
+    fn rounding_is_encoding_and_decoding() {
+        let mut x = 1e-6f32;
+        while x < 1e4 {
+            for x in [x, -x] {
+                assert_eq!(round(x).to_bits(), decode(encode(x)).to_bits(), "{x}");
+            }
+            x *= 1.000_37;
+        }
+        for x in [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(round(x).to_bits(), decode(encode(x)).to_bits(), "{x}");
+        }
+        assert!(round(f32::NAN).is_nan() && round(f32::from_bits(0x7F80_0001)).is_nan());
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod f8;
 pub mod grids;
 pub mod round_trip;
 mod tensor_type;
+mod widest;
 
 pub use decode::decode;
 pub use encode::{encode, encode_weighted};

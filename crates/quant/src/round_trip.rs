@@ -10,6 +10,7 @@ use crate::{
     Error,
     f4::{self, E2M1_MAX},
     f8::{self, E4M3_MAX},
+    widest::widest,
 };
 
 /// Largest magnitudes below this one share its FP8 scale.
@@ -18,140 +19,186 @@ const FP8_AMAX_MIN: f32 = 1e-4;
 /// Largest magnitudes below this one (6 · 2^-126) share its FP4 scale.
 const FP4_AMAX_MIN: f32 = 6.0 * f32::MIN_POSITIVE;
 
-/// Rounds `x` to E4M3 and back, in blocks of `block` values with one scale each.
-///
-/// # Panics
-///
-/// When `block` is zero.
-pub fn fp8(x: &mut [f32], block: usize) {
-    for x in x.chunks_mut(block) {
-        let (scale, inverse) = scale_pair(fp8_scale(x));
-        for v in x {
-            *v = f8::decode(f8::encode(*v * inverse)) * scale;
-        }
-    }
-}
-
-/// Rounds `x` to E2M1 and back, in blocks of `block` values with one scale each.
-///
-/// # Panics
-///
-/// When `block` is zero.
-pub fn fp4(x: &mut [f32], block: usize) {
-    for x in x.chunks_mut(block) {
-        let (scale, inverse) = scale_pair(fp4_scale(x));
-        for v in x {
-            *v = f4::decode(f4::encode(*v * inverse)) * scale;
-        }
-    }
-}
-
-/// Encodes one block to E4M3 codes, one byte a value, and returns its UE8M0 scale.
-///
-/// [`fp8_block_decode`] of the result equals [`fp8`] bit for bit.
-///
-/// # Panics
-///
-/// When `codes` and `x` differ in length.
-pub fn fp8_block_encode(x: &[f32], codes: &mut [u8]) -> u8 {
-    assert_eq!(codes.len(), x.len(), "one E4M3 code a value");
-    let e = fp8_scale(x);
-    let (_, inverse) = scale_pair(e);
-    for (code, v) in codes.iter_mut().zip(x) {
-        *code = f8::encode(v * inverse);
-    }
-    e
-}
-
-/// Decodes one block of E4M3 codes with its UE8M0 scale.
-///
-/// # Panics
-///
-/// When `codes` and `out` differ in length.
-pub fn fp8_block_decode(codes: &[u8], scale: u8, out: &mut [f32]) {
-    assert_eq!(codes.len(), out.len(), "one E4M3 code a value");
-    let scale = f8::ue8m0_decode(scale);
-    for (v, code) in out.iter_mut().zip(codes) {
-        *v = f8::decode(*code) * scale;
-    }
-}
-
-/// Encodes one block to E2M1 codes, two a byte with the even value in the low nibble, and returns
-/// its UE8M0 scale.
-///
-/// [`fp4_block_decode`] of the result equals [`fp4`] bit for bit.
-///
-/// # Panics
-///
-/// When `codes` is not half as long as `x`.
-pub fn fp4_block_encode(x: &[f32], codes: &mut [u8]) -> u8 {
-    assert_eq!(codes.len() * 2, x.len(), "two E2M1 codes a byte");
-    let e = fp4_scale(x);
-    let (_, inverse) = scale_pair(e);
-    for (code, pair) in codes.iter_mut().zip(x.as_chunks::<2>().0) {
-        *code = f4::encode(pair[0] * inverse) | f4::encode(pair[1] * inverse) << 4;
-    }
-    e
-}
-
-/// Decodes one block of packed E2M1 codes with its UE8M0 scale.
-///
-/// # Panics
-///
-/// When `codes` is not half as long as `out`.
-pub fn fp4_block_decode(codes: &[u8], scale: u8, out: &mut [f32]) {
-    assert_eq!(codes.len() * 2, out.len(), "two E2M1 codes a byte");
-    let scale = f8::ue8m0_decode(scale);
-    for (pair, code) in out.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
-        *pair = [f4::decode(*code) * scale, f4::decode(*code >> 4) * scale];
-    }
-}
-
-/// The orthonormal Walsh-Hadamard transform in Sylvester order, in place: its own inverse.
-///
-/// # Errors
-///
-/// [`Error::NotPowerOfTwo`] for any other length, zero included.
-pub fn hadamard(x: &mut [f32]) -> Result<(), Error> {
-    if !x.len().is_power_of_two() {
-        return Err(Error::NotPowerOfTwo { len: x.len() });
-    }
-    let mut half = 1;
-    while half < x.len() {
-        for pair in x.chunks_exact_mut(2 * half) {
-            let (a, b) = pair.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
+widest! {
+    /// Rounds `x` to E4M3 and back, in blocks of `block` values with one scale each.
+    ///
+    /// # Panics
+    ///
+    /// When `block` is zero.
+    pub fn fp8 / fp8_portable(x: &mut [f32], block: usize) {
+        for x in x.chunks_mut(block) {
+            let (scale, inverse) = scale_pair(fp8_scale(x));
+            for v in x {
+                *v = f8::round(*v * inverse) * scale;
             }
         }
-        half *= 2;
     }
-    let norm = 1.0 / (x.len() as f32).sqrt();
-    for v in x {
-        *v *= norm;
-    }
-    Ok(())
 }
 
+widest! {
+    /// Rounds `x` to E2M1 and back, in blocks of `block` values with one scale each.
+    ///
+    /// # Panics
+    ///
+    /// When `block` is zero.
+    pub fn fp4 / fp4_portable(x: &mut [f32], block: usize) {
+        for x in x.chunks_mut(block) {
+            let (scale, inverse) = scale_pair(fp4_scale(x));
+            for v in x {
+                *v = f4::round(*v * inverse) * scale;
+            }
+        }
+    }
+}
+
+widest! {
+    /// Encodes one block to E4M3 codes, one byte a value, and returns its UE8M0 scale.
+    ///
+    /// [`fp8_block_decode`] of the result equals [`fp8`] bit for bit.
+    ///
+    /// # Panics
+    ///
+    /// When `codes` and `x` differ in length.
+    pub fn fp8_block_encode / fp8_block_encode_portable(x: &[f32], codes: &mut [u8]) -> u8 {
+        assert_eq!(codes.len(), x.len(), "one E4M3 code a value");
+        let e = fp8_scale(x);
+        let (_, inverse) = scale_pair(e);
+        for (code, v) in codes.iter_mut().zip(x) {
+            *code = f8::encode(v * inverse);
+        }
+        e
+    }
+}
+
+widest! {
+    /// Decodes one block of E4M3 codes with its UE8M0 scale.
+    ///
+    /// # Panics
+    ///
+    /// When `codes` and `out` differ in length.
+    pub fn fp8_block_decode / fp8_block_decode_portable(codes: &[u8], scale: u8, out: &mut [f32]) {
+        assert_eq!(codes.len(), out.len(), "one E4M3 code a value");
+        let scale = f8::ue8m0_decode(scale);
+        for (v, code) in out.iter_mut().zip(codes) {
+            *v = f8::decode_arithmetic(*code) * scale;
+        }
+    }
+}
+
+widest! {
+    /// Encodes one block to E2M1 codes, two a byte with the even value in the low nibble, and returns
+    /// its UE8M0 scale.
+    ///
+    /// [`fp4_block_decode`] of the result equals [`fp4`] bit for bit.
+    ///
+    /// # Panics
+    ///
+    /// When `codes` is not half as long as `x`.
+    pub fn fp4_block_encode / fp4_block_encode_portable(x: &[f32], codes: &mut [u8]) -> u8 {
+        assert_eq!(codes.len() * 2, x.len(), "two E2M1 codes a byte");
+        let e = fp4_scale(x);
+        let (_, inverse) = scale_pair(e);
+        for (code, pair) in codes.iter_mut().zip(x.as_chunks::<2>().0) {
+            *code = f4::encode(pair[0] * inverse) | f4::encode(pair[1] * inverse) << 4;
+        }
+        e
+    }
+}
+
+widest! {
+    /// Decodes one block of packed E2M1 codes with its UE8M0 scale.
+    ///
+    /// # Panics
+    ///
+    /// When `codes` is not half as long as `out`.
+    pub fn fp4_block_decode / fp4_block_decode_portable(codes: &[u8], scale: u8, out: &mut [f32]) {
+        assert_eq!(codes.len() * 2, out.len(), "two E2M1 codes a byte");
+        let scale = f8::ue8m0_decode(scale);
+        for (pair, code) in out.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
+            let values = [f4::decode_arithmetic(*code), f4::decode_arithmetic(*code >> 4)];
+            *pair = values.map(|v| v * scale);
+        }
+    }
+}
+
+widest! {
+    /// The orthonormal Walsh-Hadamard transform in Sylvester order, in place: its own inverse.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotPowerOfTwo`] for any other length, zero included.
+    pub fn hadamard / hadamard_portable(x: &mut [f32]) -> Result<(), Error> {
+        if !x.len().is_power_of_two() {
+            return Err(Error::NotPowerOfTwo { len: x.len() });
+        }
+        // The first three rounds stay within runs of eight, where the compiler can unroll them.
+        let (runs, rest) = x.as_chunks_mut::<8>();
+        for run in runs {
+            for half in [1, 2, 4] {
+                butterflies(run, half);
+            }
+        }
+        if !rest.is_empty() {
+            let mut half = 1;
+            while half < rest.len() {
+                butterflies(rest, half);
+                half *= 2;
+            }
+        }
+        let mut half = 8;
+        while half < x.len() {
+            butterflies(x, half);
+            half *= 2;
+        }
+        let norm = 1.0 / (x.len() as f32).sqrt();
+        for v in x {
+            *v *= norm;
+        }
+        Ok(())
+    }
+}
+
+/// One round: sums and differences of values `half` apart.
+#[inline(always)]
+fn butterflies(x: &mut [f32], half: usize) {
+    for pair in x.chunks_exact_mut(2 * half) {
+        let (a, b) = pair.split_at_mut(half);
+        for (a, b) in a.iter_mut().zip(b) {
+            (*a, *b) = (*a + *b, *a - *b);
+        }
+    }
+}
+
+#[inline(always)]
 fn fp8_scale(x: &[f32]) -> u8 {
     block_scale(x, FP8_AMAX_MIN, 1.0 / E4M3_MAX)
 }
 
+#[inline(always)]
 fn fp4_scale(x: &[f32]) -> u8 {
     block_scale(x, FP4_AMAX_MIN, 1.0 / E2M1_MAX)
 }
 
-#[inline]
+#[inline(always)]
 fn block_scale(x: &[f32], amax_min: f32, inverse_max: f32) -> u8 {
-    // Magnitudes order as their bits do, with infinities and then NaNs above all numbers.
-    let amax = x.iter().map(|v| v.to_bits() & 0x7FFF_FFFF).fold(amax_min.to_bits(), u32::max);
-    let amax = f32::from_bits(amax);
+    // Magnitudes order as their bits do, with infinities and then NaNs above all numbers. Signed
+    // comparisons serve, as the sign bit is clear, and are what every vector unit has.
+    let magnitude = |v: &f32| v.to_bits() as i32 & i32::MAX;
+    let mut lanes = [amax_min.to_bits() as i32; 8];
+    let (runs, rest) = x.as_chunks::<8>();
+    for run in runs {
+        for (lane, v) in lanes.iter_mut().zip(run) {
+            *lane = magnitude(v).max(*lane);
+        }
+    }
+    let amax = rest.iter().map(magnitude).chain(lanes).fold(0, i32::max);
+    let amax = f32::from_bits(amax as u32);
     if amax.is_finite() { f8::ue8m0_ceil(amax * inverse_max) } else { 255 }
 }
 
 /// The scale and its exact inverse. Scales of finite blocks lie between 2^-126 and 2^126, so neither
 /// is a subnormal.
-#[inline]
+#[inline(always)]
 fn scale_pair(e: u8) -> (f32, f32) {
     let inverse = if e == 255 { f32::NAN } else { f8::ue8m0_decode(254 - e) };
     (f8::ue8m0_decode(e), inverse)

@@ -5,7 +5,7 @@ mod k_quants;
 mod micro;
 mod plain;
 
-use crate::{Error, TensorType};
+use crate::{Error, TensorType, widest::widest};
 
 /// Encodes `x` into whole blocks of type `ty`, filling `out` exactly.
 ///
@@ -52,51 +52,35 @@ pub fn encode_weighted(
     Ok(())
 }
 
-/// Encodes with the widest vectors that this machine has. The arithmetic is the same, operation by
-/// operation, so the bytes do not depend on the machine.
-fn blocks(ty: TensorType, x: &[f32], importance: &[f32], out: &mut [u8]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the function needs AVX2, which has just been found.
-        return unsafe { blocks_avx2(ty, x, importance, out) };
-    }
-    blocks_portable(ty, x, importance, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn blocks_avx2(ty: TensorType, x: &[f32], importance: &[f32], out: &mut [u8]) {
-    blocks_portable(ty, x, importance, out);
-}
-
-/// The encoders are inlined here, and called by name, so that [`blocks_avx2`] compiles them for its
-/// instruction set: a function passed as a value would stay portable.
-#[inline(always)]
-fn blocks_portable(ty: TensorType, x: &[f32], importance: &[f32], out: &mut [u8]) {
-    match ty {
-        TensorType::Q8_0 => {
-            for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-                plain::q8_0(x, out);
+widest! {
+    /// Encodes blocks of a checked length. The encoders are called by name: a function passed as a value
+    /// would stay portable.
+    fn blocks / blocks_portable(ty: TensorType, x: &[f32], importance: &[f32], out: &mut [u8]) {
+        match ty {
+            TensorType::Q8_0 => {
+                for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                    plain::q8_0(x, out);
+                }
             }
-        }
-        TensorType::Mxfp4 => {
-            for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-                micro::mxfp4(x, out);
+            TensorType::Mxfp4 => {
+                for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                    micro::mxfp4(x, out);
+                }
             }
-        }
-        TensorType::Q2K => {
-            for (x, w, out) in weighted_blocks(x, importance, out) {
-                k_quants::q2_k(x, w, out);
+            TensorType::Q2K => {
+                for (x, w, out) in weighted_blocks(x, importance, out) {
+                    k_quants::q2_k(x, w, out);
+                }
             }
-        }
-        TensorType::Q4K => {
-            for (x, w, out) in weighted_blocks(x, importance, out) {
-                k_quants::q4_k(x, w, out);
+            TensorType::Q4K => {
+                for (x, w, out) in weighted_blocks(x, importance, out) {
+                    k_quants::q4_k(x, w, out);
+                }
             }
-        }
-        _ => {
-            for (x, w, out) in weighted_blocks(x, importance, out) {
-                iq2::iq2_xxs(x, w, out);
+            _ => {
+                for (x, w, out) in weighted_blocks(x, importance, out) {
+                    iq2::iq2_xxs(x, w, out);
+                }
             }
         }
     }
@@ -155,11 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn bytes_do_not_depend_on_the_machine() {
-        if !is_x86_feature_detected!("avx2") {
-            return;
-        }
         let x: Vec<f32> = (0..2048).map(|i| ((i * i * 37 % 1009) as f32 - 504.0) * 1e-4).collect();
         let importance: Vec<f32> = (0..512).map(|i| 1.0 + (i * 11 % 17) as f32).collect();
         for ty in [

@@ -145,3 +145,37 @@ fn hadamard_is_the_sylvester_matrix() {
         assert_eq!(hadamard(&mut vec![0.0; len]), Err(Error::NotPowerOfTwo { len }));
     }
 }
+
+type Round = fn(&mut [f32]);
+
+/// Machines with and without wide vectors must keep the same KV.
+#[test]
+fn bits_do_not_depend_on_the_machine() {
+    for seed in 0..50 {
+        let x = samples(seed, 128);
+        let rounds: [[Round; 2]; 3] = [
+            [|v| fp8(v, 64), |v| fp8_portable(v, 64)],
+            [|v| fp4(v, 32), |v| fp4_portable(v, 32)],
+            [|v| hadamard(v).unwrap(), |v| hadamard_portable(v).unwrap()],
+        ];
+        for [fast, portable] in rounds {
+            let (mut a, mut b) = (x.clone(), x.clone());
+            fast(&mut a);
+            portable(&mut b);
+            assert_same_bits(&a, &b);
+        }
+        let (mut a, mut b, mut va, mut vb) = ([0; 128], [0; 128], [0.0; 128], [0.0; 128]);
+        let e = fp8_block_encode(&x, &mut a);
+        assert_eq!((e, a), (fp8_block_encode_portable(&x, &mut b), b));
+        fp8_block_decode(&a, e, &mut va);
+        fp8_block_decode_portable(&a, e, &mut vb);
+        assert_same_bits(&va, &vb);
+        let (a, b) = (&mut a[..64], &mut b[..64]);
+        let e = fp4_block_encode(&x, a);
+        assert_eq!(e, fp4_block_encode_portable(&x, b));
+        assert_eq!(a, b);
+        fp4_block_decode(a, e, &mut va);
+        fp4_block_decode_portable(a, e, &mut vb);
+        assert_same_bits(&va, &vb);
+    }
+}
