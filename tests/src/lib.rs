@@ -7,6 +7,7 @@ use backend::Ops;
 use engine::{Core, Feed, Options, RowFormat, Wanted, argmax};
 use gguf::Gguf;
 use model::{Config, bind_mtp, find_mtp};
+use testkit::golden::Golden;
 use testkit::oracle::{self, Mtp, Scheme};
 
 /// A tiny model's file and what belongs to it.
@@ -108,4 +109,56 @@ pub fn distance(got: &[f32], want: &[f32]) -> (f32, f32) {
     let max = diffs().fold(0.0, f32::max);
     let rms = (diffs().map(|d| f64::from(d * d)).sum::<f64>() / got.len() as f64).sqrt();
     (max, rms as f32)
+}
+
+/// One variant of the golden runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// The model.
+    pub config: &'a oracle::Config,
+    /// Its file's types.
+    pub scheme: Scheme,
+    /// Name of the golden runs.
+    pub variant: &'a str,
+    /// Numerics.
+    pub rows: RowFormat,
+    /// Rows of a step.
+    pub chunk: usize,
+}
+
+/// Runs every golden prompt of a variant and compares its last logits, and the greedy tokens of
+/// the exact variant. `tolerance` gives the largest and the rms difference for a prompt length.
+///
+/// # Panics
+/// When a difference is larger.
+pub fn check<B: Ops>(
+    golden: &Golden,
+    what: &Run<'_>,
+    tolerance: &dyn Fn(usize) -> (f32, f32),
+    make: &dyn Fn() -> B,
+) {
+    let model = Model::new(what.config, what.scheme);
+    let mut compared = 0;
+    for n in [1, 3, 17, 130, 300, 700] {
+        let key = format!("{}/{n}", what.variant);
+        if !golden.contains(&format!("{key}/logits")) {
+            continue;
+        }
+        let ids = |key: &str| golden.i32(key).1.iter().map(|t| *t as u32).collect::<Vec<_>>();
+        let sizes = options(n + 32, what.chunk.min(n), what.rows);
+        let mut core = model.open(make(), sizes);
+        let logits = run(&mut core, &ids(&format!("tokens/{n}")), what.chunk);
+        let (max, rms) = distance(&logits, &golden.f32(&format!("{key}/logits")).1);
+        let label = format!("{} {key}: max {max}, rms {rms}", what.config.name);
+        println!("{label}");
+        let (max_allowed, rms_allowed) = tolerance(n);
+        assert!(max <= max_allowed && rms <= rms_allowed, "{label}");
+        if what.variant == "exact" {
+            let want = ids(&format!("{key}/greedy"));
+            let last = &logits[logits.len() - what.config.vocab..];
+            assert_eq!(greedy(&mut core, last, want.len()), want, "{label}");
+        }
+        compared += 1;
+    }
+    assert!(compared > 0, "no golden runs called {}", what.variant);
 }

@@ -5,76 +5,65 @@ use backend::reference::{Record, Reference, Trace};
 use engine::{Feed, RowFormat, Wanted};
 use testkit::golden::Golden;
 use testkit::oracle::{self, Scheme};
-use tests::{Model, distance, greedy, options, run};
+use tests::{Model, Run, check, distance, options, run};
+
+fn reference(
+    config: &oracle::Config,
+    scheme: Scheme,
+    variant: &str,
+    rows: RowFormat,
+    chunk: usize,
+) {
+    let tolerance = |n: usize| match rows {
+        // Float32 noise grows with the prompt in a network that amplifies it.
+        RowFormat::F32 => (if n == 700 { 1e-3 } else { 5e-4 }, 5e-4),
+        // A value at a rounding boundary falls to either side.
+        _ => (0.25, 0.05),
+    };
+    check(
+        &Golden::load(&config.name),
+        &Run { config, scheme, variant, rows, chunk },
+        &tolerance,
+        &Reference::new,
+    );
+}
 
 const A: fn() -> oracle::Config = oracle::Config::tiny_a;
 const C: fn() -> oracle::Config = oracle::Config::tiny_c;
 
-/// Runs every golden prompt of `variant` and compares its last logits.
-fn check(config: &oracle::Config, scheme: Scheme, variant: &str, rows: RowFormat, chunk: usize) {
-    let golden = Golden::load(&config.name);
-    let model = Model::new(config, scheme);
-    for n in [1, 3, 17, 130, 300, 700] {
-        let key = format!("{variant}/{n}");
-        if !golden.contains(&format!("{key}/logits")) {
-            continue;
-        }
-        let tokens: Vec<u32> =
-            golden.i32(&format!("tokens/{n}")).1.iter().map(|t| *t as u32).collect();
-        let mut core = model.open(Reference::new(), options(n + 32, chunk.min(n), rows));
-        let logits = run(&mut core, &tokens, chunk);
-        let (max, rms) = distance(&logits, &golden.f32(&format!("{key}/logits")).1);
-        let (max_allowed, rms_allowed) = match rows {
-            // Float32 noise grows with the prompt in a network that amplifies it.
-            RowFormat::F32 => (if n == 700 { 1e-3 } else { 5e-4 }, 5e-4),
-            // A value at a rounding boundary falls to either side.
-            _ => (0.25, 0.05),
-        };
-        let label = format!("{} {key}: max {max}, rms {rms}", config.name);
-        assert!(max <= max_allowed && rms <= rms_allowed, "{label}");
-        println!("{label}");
-        if variant == "exact" {
-            let want: Vec<u32> =
-                golden.i32(&format!("{key}/greedy")).1.iter().map(|t| *t as u32).collect();
-            let last = &logits[logits.len() - config.vocab..];
-            assert_eq!(greedy(&mut core, last, want.len()), want, "{label}");
-        }
-    }
-}
-
 #[test]
 fn exact_logits_and_greedy_tokens() {
-    check(&A(), Scheme::F32, "exact", RowFormat::F32, 256);
-    check(&C(), Scheme::F32, "exact", RowFormat::F32, 64);
+    reference(&A(), Scheme::F32, "exact", RowFormat::F32, 256);
+    reference(&C(), Scheme::F32, "exact", RowFormat::F32, 64);
 }
 
 #[test]
 fn sixteen_bit_files_hold_the_same_numbers() {
-    check(&C(), Scheme::F16, "exact", RowFormat::F32, 256);
-    check(&C(), Scheme::Bf16, "exact", RowFormat::F32, 256);
+    reference(&C(), Scheme::F16, "exact", RowFormat::F32, 256);
+    reference(&C(), Scheme::Bf16, "exact", RowFormat::F32, 256);
 }
 
 #[test]
 fn quantised_files_of_the_amplifying_model() {
-    check(&A(), Scheme::Q8_0, "q8_0", RowFormat::F32, 300);
-    check(&A(), Scheme::Q4K, "q4k", RowFormat::F32, 300);
-    check(&A(), Scheme::Q2, "q2", RowFormat::F32, 300);
-    check(&A(), Scheme::Mxfp4, "fp8fp4", RowFormat::F32, 300);
+    reference(&A(), Scheme::Q8_0, "q8_0", RowFormat::F32, 300);
+    reference(&A(), Scheme::Q4K, "q4k", RowFormat::F32, 300);
+    reference(&A(), Scheme::Q2, "q2", RowFormat::F32, 300);
+    reference(&A(), Scheme::Mxfp4, "fp8fp4", RowFormat::F32, 300);
 }
 
 #[test]
 fn quantised_files_of_the_calm_model() {
-    check(&C(), Scheme::Q8_0, "q8_0", RowFormat::F32, 300);
-    check(&C(), Scheme::Q4K, "q4k", RowFormat::F32, 300);
-    check(&C(), Scheme::Q2, "q2", RowFormat::F32, 300);
-    check(&C(), Scheme::Mxfp4, "fp8fp4", RowFormat::F32, 300);
+    reference(&C(), Scheme::Q8_0, "q8_0", RowFormat::F32, 300);
+    reference(&C(), Scheme::Q4K, "q4k", RowFormat::F32, 300);
+    reference(&C(), Scheme::Q2, "q2", RowFormat::F32, 300);
+    reference(&C(), Scheme::Mxfp4, "fp8fp4", RowFormat::F32, 300);
 }
 
 #[test]
 fn the_models_own_rounding() {
-    check(&C(), Scheme::F32, "qat", RowFormat::ModelWideTail, 128);
-    check(&C(), Scheme::Q2, "q2_qat", RowFormat::ModelWideTail, 300);
-    check(&C(), Scheme::Mxfp4, "fp8fp4_qat", RowFormat::ModelWideTail, 300);
+    reference(&C(), Scheme::F32, "qat", RowFormat::ModelWideTail, 128);
+    reference(&C(), Scheme::Q2, "q2_qat", RowFormat::ModelWideTail, 300);
+    reference(&C(), Scheme::Mxfp4, "fp8fp4_qat", RowFormat::ModelWideTail, 300);
 }
 
 #[test]
