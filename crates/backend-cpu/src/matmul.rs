@@ -34,10 +34,10 @@ pub(crate) fn grouped(
         return;
     }
     let Parts { pool, kernels, work, .. } = cpu;
-    let Work { threads, q8x32, q8x256, index, .. } = work;
+    let Work { threads, rounded, index, .. } = work;
 
     // A group's slices are rows `g`, `g + n_groups`, ... of the inputs taken as narrower rows.
-    let mut inputs = Inputs { values: &x.buf[..n_rows * x.cols], cols, q8x32, q8x256 };
+    let mut inputs = Inputs { values: &x.buf[..n_rows * x.cols], cols, rounded };
     inputs.round(pool, kernels, &[weights.ty()]);
     index.clear();
     index.extend((0..n_groups * n_rows).map(|i| (i % n_rows * n_groups + i / n_rows) as u32));

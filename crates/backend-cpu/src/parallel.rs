@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use quant::TensorType;
-use quant::dot::{ActFormat, Acts, Kernels, Q8Rows};
+use quant::dot::{ActFormat, Acts, Kernels, RoundedRows};
 
 use crate::pool::Pool;
 
@@ -72,8 +72,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) values: &'a [f32],
     pub(crate) cols: usize,
     /// Filled by [`Inputs::round`] where a format wants them.
-    pub(crate) q8x32: &'a mut Q8Rows,
-    pub(crate) q8x256: &'a mut Q8Rows,
+    pub(crate) rounded: &'a mut Rounded,
 }
 
 impl<'a> Inputs<'a> {
@@ -81,9 +80,8 @@ impl<'a> Inputs<'a> {
     pub(crate) fn round(&mut self, pool: &mut Pool, kernels: Kernels, types: &[TensorType]) {
         let (values, cols) = (self.values, self.cols);
         let n_rows = values.len() / cols;
-        for rows in [&mut *self.q8x32, &mut *self.q8x256] {
-            let block = Some(rows.block());
-            if types.iter().all(|&ty| ActFormat::of(ty).block() != block) {
+        for rows in &mut self.rounded.0 {
+            if types.iter().all(|&ty| ActFormat::of(ty) != rows.format()) {
                 continue;
             }
             rows.reset(n_rows, cols);
@@ -105,14 +103,27 @@ impl<'a> Inputs<'a> {
     /// The rows of `index`, in the form that weights of type `ty` take.
     pub(crate) fn acts<'b>(&'b self, ty: TensorType, index: &'b [u32]) -> Acts<'b> {
         let index = Some(index);
-        match ActFormat::of(ty) {
-            ActFormat::Q8x32 => Acts::Q8 { rows: self.q8x32, index },
-            ActFormat::Q8x256 => Acts::Q8 { rows: self.q8x256, index },
-            ActFormat::F32 => {
-                let (values, cols) = (self.values, self.cols);
-                Acts::F32 { values, cols, stride: cols, index }
-            }
-        }
+        let (values, cols) = (self.values, self.cols);
+        self.rounded.0.iter().find(|rows| rows.format() == ActFormat::of(ty)).map_or(
+            Acts::F32 { values, cols, stride: cols, index },
+            |rows| Acts::Rounded { rows, index },
+        )
+    }
+}
+
+/// Room for the same inputs in every rounded form; an input usually takes one of them.
+pub(crate) struct Rounded([RoundedRows; 3]);
+
+impl Rounded {
+    const FORMATS: [ActFormat; 3] = [ActFormat::Q16x32, ActFormat::Q8x32, ActFormat::Q8x256];
+
+    pub(crate) fn with_capacity(values: usize) -> Self {
+        Self(Self::FORMATS.map(|format| RoundedRows::with_capacity(format, values)))
+    }
+
+    /// Bytes that [`Rounded::with_capacity`] allocates.
+    pub(crate) fn bytes(values: usize) -> usize {
+        Self::FORMATS.iter().map(|&format| RoundedRows::bytes(format, values)).sum()
     }
 }
 

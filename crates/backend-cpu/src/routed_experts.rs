@@ -24,14 +24,14 @@ pub(crate) fn routed_experts(
 ) -> Result<()> {
     let used = routing.ids.cols;
     let Parts { pool, kernels, work, .. } = cpu;
-    let Work { threads, q8x32, q8x256, experts, .. } = work;
+    let Work { threads, rounded, experts, .. } = work;
     for first in (0..step.rows.len()).step_by(EXPERT_ROWS) {
         let n_rows = EXPERT_ROWS.min(step.rows.len() - first);
         let ids = &routing.ids.buf[first * used..][..n_rows * used];
         sort(experts, ids, used, w.gate.tensor.experts)?;
 
         let values = &x.buf[first * x.cols..][..n_rows * x.cols];
-        let mut inputs = Inputs { values, cols: x.cols, q8x32, q8x256 };
+        let mut inputs = Inputs { values, cols: x.cols, rounded };
         inputs.round(pool, kernels, &[w.gate.tensor.ty, w.up.tensor.ty]);
         let mut block = Block { pool, kernels, threads, weights: w };
         let scales = &routing.weights.buf[first * used..][..n_rows * used];
@@ -114,9 +114,9 @@ impl Block<'_> {
     fn down(&mut self, experts: &mut ExpertWork, n_pairs: usize) {
         let (w, kernels, threads) = (self.weights, self.kernels, self.threads);
         let (hidden, inner) = (w.down.tensor.rows, w.down.tensor.cols);
-        let ExpertWork { starts, gate, out, q8x32, q8x256, identity, .. } = experts;
+        let ExpertWork { starts, gate, out, rounded, identity, .. } = experts;
         let values = &gate[..n_pairs * inner];
-        let mut inputs = Inputs { values, cols: inner, q8x32, q8x256 };
+        let mut inputs = Inputs { values, cols: inner, rounded };
         inputs.round(self.pool, kernels, &[w.down.tensor.ty]);
         let out = Out::new(out, n_pairs, hidden, hidden);
         let n_threads = self.pool.threads();

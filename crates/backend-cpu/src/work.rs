@@ -3,7 +3,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backend::Shape;
-use quant::dot::{Q8Rows, Scratch};
+use quant::dot::Scratch;
+
+use crate::parallel::Rounded;
 
 /// Keys that attention and the indexer look at together.
 pub(crate) const KEY_TILE: usize = 256;
@@ -13,9 +15,8 @@ pub(crate) const EXPERT_ROWS: usize = 512;
 /// Everything that operations write besides their outputs.
 pub(crate) struct Work {
     pub(crate) threads: Vec<Mutex<ThreadWork>>,
-    /// Rounded inputs of a product, by their block length.
-    pub(crate) q8x32: Q8Rows,
-    pub(crate) q8x256: Q8Rows,
+    /// Rounded inputs of a product.
+    pub(crate) rounded: Rounded,
     /// Rows of an input that one group uses.
     pub(crate) index: Vec<u32>,
     pub(crate) experts: ExpertWork,
@@ -64,9 +65,8 @@ pub(crate) struct ExpertWork {
     pub(crate) next: Vec<u32>,
     /// 0, 1, 2, …: pairs in sorted order as an index.
     pub(crate) identity: Vec<u32>,
-    /// Rounded inputs of the down products, by their block length.
-    pub(crate) q8x32: Q8Rows,
-    pub(crate) q8x256: Q8Rows,
+    /// Rounded inputs of the down products.
+    pub(crate) rounded: Rounded,
 }
 
 /// Number of elements of every buffer.
@@ -98,15 +98,10 @@ impl Sizes {
 impl Work {
     pub(crate) fn new(shape: &Shape, threads: usize) -> Self {
         let (c, n) = (&shape.config, Sizes::new(shape, threads));
-        let q8 =
-            |values: usize| (Q8Rows::with_capacity(32, values), Q8Rows::with_capacity(256, values));
-        let (q8x32, q8x256) = q8(n.input);
-        let (hidden_q8x32, hidden_q8x256) = q8(n.pairs * c.expert_inner);
         let width = c.head_dim.max(c.indexer.head_dim);
         Self {
             threads: (0..threads).map(|_| Mutex::new(ThreadWork::new(shape))).collect(),
-            q8x32,
-            q8x256,
+            rounded: Rounded::with_capacity(n.input),
             index: Vec::with_capacity(n.step_rows * c.n_out_groups),
             experts: ExpertWork {
                 pairs: vec![0; n.pairs],
@@ -118,8 +113,7 @@ impl Work {
                 places: vec![0; n.pairs],
                 next: vec![0; c.n_experts],
                 identity: (0..n.pairs as u32).collect(),
-                q8x32: hidden_q8x32,
-                q8x256: hidden_q8x256,
+                rounded: Rounded::with_capacity(n.pairs * c.expert_inner),
             },
             pooled: vec![0.0; n.closed * width],
             closing: Vec::with_capacity(n.closed),
@@ -131,12 +125,9 @@ impl Work {
     /// Bytes that [`Work::new`] takes, less the vectors' own heads.
     pub(crate) fn bytes(shape: &Shape, threads: usize) -> usize {
         let (c, n) = (&shape.config, Sizes::new(shape, threads));
-        // Codes, sums of 16 and scales of a rounded value.
-        let q8 =
-            |values: usize| 2 * (values + values / 16 * 2) + values / 32 * 4 + values / 256 * 4;
         let width = c.head_dim.max(c.indexer.head_dim);
-        q8(n.input)
-            + q8(n.pairs * c.expert_inner)
+        Rounded::bytes(n.input)
+            + Rounded::bytes(n.pairs * c.expert_inner)
             + 4 * (n.step_rows * c.n_out_groups + 4 * n.pairs + 2 * c.n_experts + 1)
             + 4 * n.pairs * (2 * c.expert_inner + c.hidden)
             + 4 * n.closed * width

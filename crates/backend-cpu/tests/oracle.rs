@@ -70,7 +70,6 @@ fn check(
         let want = golden.f32(&key).1;
         let (max, rms) = distance(&got, &want);
         println!("{} {scheme:?} {variant}/{n}: max {max}, rms {rms}", config.name);
-        for (g,w) in got.chunks(config.vocab).zip(want.chunks(config.vocab)) { println!("   row {:?}", distance(g,w)); }
         let (max_allowed, rms_allowed) = allowed(n);
         assert!(max <= max_allowed && rms <= rms_allowed, "{key}: max {max}, rms {rms}");
         for (got, want) in got.chunks(config.vocab).zip(want.chunks(config.vocab)) {
@@ -92,17 +91,18 @@ fn float_files_are_exact() {
     }
 }
 
-/// int8 activations: llama.cpp's kernels, of the same kind, lie at rms 0.05 and max 0.25.
+/// Rounded activations. llama.cpp's kernels, with int8 everywhere, lie at rms 0.05 and max 0.25 for all
+/// of these but MXFP4.
 #[test]
-fn quantised_files_are_as_close_as_int8_activations_allow() {
-    for (scheme, variant) in [
-        (Scheme::Q8_0, "q8_0"),
-        (Scheme::Q4K, "q4k"),
-        (Scheme::Q2, "q2"),
-        (Scheme::Mxfp4, "fp8fp4"),
+fn quantised_files_are_as_close_as_rounded_activations_allow() {
+    for (scheme, variant, max, rms) in [
+        (Scheme::Q8_0, "q8_0", 0.06, 0.015),
+        (Scheme::Q4K, "q4k", 0.25, 0.05),
+        (Scheme::Q2, "q2", 0.25, 0.05),
+        (Scheme::Mxfp4, "fp8fp4", 0.25, 0.05),
     ] {
         let format = (variant, RowFormat::F32);
-        check(&oracle::Config::tiny_c(), scheme, format, |_| (0.4, 0.08));
+        check(&oracle::Config::tiny_c(), scheme, format, |_| (max, rms));
     }
 }
 
@@ -118,17 +118,17 @@ fn rounded_rows_agree_with_the_models_definition() {
 fn bits_do_not_depend_on_chunks_threads_or_instructions() {
     let config = oracle::Config::tiny_a();
     let golden = Golden::load(&config.name);
-    let tokens = prompt(&golden, 300);
-    for scheme in [Scheme::F32, Scheme::Q8_0, Scheme::Q2, Scheme::Q4K, Scheme::Mxfp4] {
+    let tokens = prompt(&golden, 130);
+    for scheme in [Scheme::F32, Scheme::Q2, Scheme::Q4K, Scheme::Mxfp4] {
         let file = file(&config, scheme);
         for rows in [RowFormat::F32, RowFormat::Model] {
             let bits = |be: Cpu, chunk: usize| -> Vec<u32> {
-                let mut core = open(&file, be, (300, chunk), rows);
+                let mut core = open(&file, be, (130, chunk), rows);
                 let logits = run(&mut core, &tokens, chunk);
                 logits[logits.len() - config.vocab..].iter().map(|v| v.to_bits()).collect()
             };
-            let want = bits(cpu(2), 300);
-            for (threads, chunk) in [(1, 300), (2, 64), (3, 7), (2, 1)] {
+            let want = bits(cpu(2), 130);
+            for (threads, chunk) in [(1, 130), (2, 64), (3, 7), (2, 1)] {
                 let got = bits(cpu(threads), chunk);
                 assert_eq!(got, want, "{scheme:?} {rows:?}: {threads} threads, chunks of {chunk}");
             }

@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use quant::TensorType;
-use quant::dot::{ActFormat, Acts, Kernels, Out, Q8Rows, Scratch, Weights};
+use quant::dot::{ActFormat, Acts, Kernels, Out, RoundedRows, Scratch, Weights};
 
 const TYPES: [TensorType; 9] = [
     TensorType::Q8_0,
@@ -60,7 +60,8 @@ fn products(kernels: Kernels, ty: TensorType, threads: usize, rows: usize, n: us
     best(threads, || {
         let bytes = pattern(rows * row_bytes);
         let x: Vec<f32> = (0..n * COLS).map(|i| (i % 61) as f32 / 30.0 - 1.0).collect();
-        let mut q8 = ActFormat::of(ty).block().map(|block| Q8Rows::with_capacity(block, n * COLS));
+        let format = ActFormat::of(ty);
+        let mut q8 = format.block().map(|_| RoundedRows::with_capacity(format, n * COLS));
         if let Some(q8) = &mut q8 {
             q8.reset(n, COLS);
             for i in 0..n {
@@ -71,7 +72,7 @@ fn products(kernels: Kernels, ty: TensorType, threads: usize, rows: usize, n: us
         move || {
             let weights = Weights::new(ty, &bytes, rows, COLS).expect("whole rows");
             let acts = match &q8 {
-                Some(rows) => Acts::Q8 { rows, index: None },
+                Some(rows) => Acts::Rounded { rows, index: None },
                 None => Acts::F32 { values: &x, cols: COLS, stride: COLS, index: None },
             };
             kernels.matmul(&weights, &acts, &mut Out::new(&mut y, n, rows, rows), &mut scratch);

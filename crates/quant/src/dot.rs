@@ -4,7 +4,7 @@
 //! and the bits of an output depend on its weight row and its activation row alone: not on how many
 //! rows are computed together, in which pieces, by which kernel or on which machine. The law:
 //!
-//! - **Block formats** (see [`ActFormat`]) meet activations rounded to int8. Products are summed
+//! - **Block formats** (see [`ActFormat`]) meet activations rounded to integers. Products are summed
 //!   exactly in int32 over one activation block, and blocks are added to an f32 in ascending order
 //!   with one fused multiply-add each: `acc = fma(sum as f32, d_weight * d_activation, acc)`, then,
 //!   for formats with minima, `acc = fma(-min_sum as f32, dmin_weight * d_activation, acc)`.
@@ -15,7 +15,8 @@
 mod activations;
 mod matrix;
 
-pub use activations::{Q8RowMut, Q8Rows, Q8Shared};
+pub use activations::{RoundedRowMut, RoundedRows, RoundedShared};
+pub(crate) use activations::{WIDE_LIMIT, wide_place};
 pub(crate) use matrix::picked;
 pub use matrix::{Acts, Out, Weights};
 
@@ -27,7 +28,10 @@ use crate::arch::{self, Isa};
 pub enum ActFormat {
     /// Unrounded.
     F32,
-    /// int8 with an f32 scale per 32 values (Q8_0, MXFP4).
+    /// int16 (13 bits used) with an f32 scale per 32 values (Q8_0): products of bytes leave no room to
+    /// add in int16, so kernels widen to words anyway, and the words may as well hold more.
+    Q16x32,
+    /// int8 with an f32 scale per 32 values (MXFP4).
     Q8x32,
     /// int8 with an f32 scale per 256 values (Q2_K, Q4_K, Q6_K, IQ2_XXS).
     Q8x256,
@@ -38,7 +42,8 @@ impl ActFormat {
     #[must_use]
     pub const fn of(ty: TensorType) -> Self {
         match ty {
-            TensorType::Q8_0 | TensorType::Mxfp4 => Self::Q8x32,
+            TensorType::Q8_0 => Self::Q16x32,
+            TensorType::Mxfp4 => Self::Q8x32,
             TensorType::Q2K | TensorType::Q4K | TensorType::Q6K | TensorType::Iq2Xxs => {
                 Self::Q8x256
             }
@@ -51,7 +56,7 @@ impl ActFormat {
     pub const fn block(self) -> Option<usize> {
         match self {
             Self::F32 => None,
-            Self::Q8x32 => Some(32),
+            Self::Q16x32 | Self::Q8x32 => Some(32),
             Self::Q8x256 => Some(256),
         }
     }
@@ -93,12 +98,8 @@ impl Kernels {
     ///
     /// # Panics
     /// When `x` is not as long as the row.
-    pub fn quantize(&self, x: &[f32], row: &mut Q8RowMut<'_>) {
-        assert_eq!(
-            x.len(),
-            row.codes.len(),
-            "activation row and its rounded form differ in length"
-        );
+    pub fn quantize(&self, x: &[f32], row: &mut RoundedRowMut<'_>) {
+        assert_eq!(x.len(), row.cols(), "activation row and its rounded form differ in length");
         // SAFETY: the table was listed as available, so its instructions exist here.
         unsafe { (self.isa.quantize)(x, row) }
     }
@@ -119,8 +120,8 @@ impl Kernels {
         assert_eq!(out.cols(), weights.rows(), "rows of weights and columns of output");
         match acts {
             Acts::F32 { .. } => assert_eq!(ActFormat::of(weights.ty()), ActFormat::F32),
-            Acts::Q8 { rows, .. } => {
-                assert_eq!(ActFormat::of(weights.ty()).block(), Some(rows.block()));
+            Acts::Rounded { rows, .. } => {
+                assert_eq!(ActFormat::of(weights.ty()), rows.format());
             }
         }
         if out.rows() > 0 && out.cols() > 0 {

@@ -6,13 +6,13 @@ pub(crate) mod vector;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
-use crate::dot::{Acts, Out, PoolEntry, Q8RowMut, Scratch, WeightedSum, Weights};
+use crate::dot::{Acts, Out, PoolEntry, RoundedRowMut, Scratch, WeightedSum, Weights};
 
 /// The kernels of one instruction set. Calling one is safe where [`available`] lists the table and
 /// [`Kernels`](crate::dot::Kernels) has checked the shapes.
 pub(crate) struct Isa {
     pub(crate) name: &'static str,
-    pub(crate) quantize: unsafe fn(&[f32], &mut Q8RowMut<'_>),
+    pub(crate) quantize: unsafe fn(&[f32], &mut RoundedRowMut<'_>),
     pub(crate) matmul: unsafe fn(&Weights<'_>, &Acts<'_>, &mut Out<'_>, &mut Scratch),
     pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,

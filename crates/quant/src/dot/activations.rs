@@ -1,33 +1,73 @@
-//! Rows of activations rounded to int8 blocks.
+//! Rows of activations rounded to blocks of integers.
 
 use std::marker::PhantomData;
 
-/// Rows of int8 codes with an f32 scale per block and sums over every 16 codes.
+use super::ActFormat;
+
+/// Rows of integer codes with an f32 scale per block and, for int8, sums over every 16 codes.
 ///
-/// Codes are `round(x * 127 / amax)`, ties to even, with `amax` the block's largest magnitude, and
-/// the scale is `amax / 127`; a block whose magnitudes are all below 2^-100 is zero.
-pub struct Q8Rows {
-    block: usize,
+/// Codes are `round(x * limit / amax)`, ties to even, with `amax` the block's largest magnitude and
+/// `limit` 127 for int8 and 4095 for int16; the scale is `amax / limit`. A block whose magnitudes are
+/// all below 2^-100 is zero.
+pub struct RoundedRows {
+    format: ActFormat,
     cols: usize,
+    rows: usize,
+    /// int8 codes in the order of the values.
     codes: Vec<i8>,
+    /// int16 codes: of every 32, the even ones, then the odd ones .
+    wide: Vec<i16>,
     scales: Vec<f32>,
     sums: Vec<i16>,
 }
 
-impl Q8Rows {
-    /// Room for `values` codes in blocks of `block` (32 or 256).
+/// The largest int16 code. Sums of 32 products with int8 weights stay below 2^24, so that they are
+/// exact as f32, and adding in int32 is exact in any case.
+pub(crate) const WIDE_LIMIT: f32 = 4095.0;
+
+/// Where value `i` of 32 lies among int16 codes: shifts split the bytes of a weight vector into even
+/// and odd ones, and this is their order.
+pub(crate) const fn wide_place(i: usize) -> usize {
+    i % 2 * 16 + i / 2
+}
+
+impl RoundedRows {
+    /// Room for `values` codes.
     ///
     /// # Panics
-    /// When `block` is neither.
+    /// When `format` is [`ActFormat::F32`], which has no codes.
     #[must_use]
-    pub fn with_capacity(block: usize, values: usize) -> Self {
-        assert!(block == 32 || block == 256, "activation blocks of {block}");
+    pub fn with_capacity(format: ActFormat, values: usize) -> Self {
+        let bytes = Self::sizes(format, values);
         Self {
-            block,
+            format,
             cols: 0,
-            codes: Vec::with_capacity(values),
-            scales: Vec::with_capacity(values / block),
-            sums: Vec::with_capacity(values / 16),
+            rows: 0,
+            codes: Vec::with_capacity(bytes.codes),
+            wide: Vec::with_capacity(bytes.wide),
+            scales: Vec::with_capacity(bytes.scales),
+            sums: Vec::with_capacity(bytes.sums),
+        }
+    }
+
+    /// Bytes that [`RoundedRows::with_capacity`] allocates.
+    ///
+    /// # Panics
+    /// When `format` is [`ActFormat::F32`].
+    #[must_use]
+    pub fn bytes(format: ActFormat, values: usize) -> usize {
+        let n = Self::sizes(format, values);
+        n.codes + 2 * n.wide + 4 * n.scales + 2 * n.sums
+    }
+
+    fn sizes(format: ActFormat, values: usize) -> Sizes {
+        let block =
+            format.block().unwrap_or_else(|| panic!("{format:?} activations have no codes"));
+        let (wide, scales) = (format == ActFormat::Q16x32, values / block);
+        if wide {
+            Sizes { codes: 0, wide: values, scales, sums: 0 }
+        } else {
+            Sizes { codes: values, wide: 0, scales, sums: values / 16 }
         }
     }
 
@@ -37,17 +77,25 @@ impl Q8Rows {
     /// # Panics
     /// When `cols` is no multiple of the block.
     pub fn reset(&mut self, rows: usize, cols: usize) {
-        assert!(cols.is_multiple_of(self.block), "{cols} columns in blocks of {}", self.block);
-        self.cols = cols;
-        self.codes.resize(rows * cols, 0);
-        self.scales.resize(rows * cols / self.block, 0.0);
-        self.sums.resize(rows * cols / 16, 0);
+        assert!(cols.is_multiple_of(self.block()), "{cols} columns in blocks of {}", self.block());
+        let n = Self::sizes(self.format, rows * cols);
+        (self.rows, self.cols) = (rows, cols);
+        self.codes.resize(n.codes, 0);
+        self.wide.resize(n.wide, 0);
+        self.scales.resize(n.scales, 0.0);
+        self.sums.resize(n.sums, 0);
+    }
+
+    /// What the codes look like.
+    #[must_use]
+    pub fn format(&self) -> ActFormat {
+        self.format
     }
 
     /// Values that share a scale.
     #[must_use]
     pub fn block(&self) -> usize {
-        self.block
+        self.format.block().unwrap_or(1)
     }
 
     /// Values in a row.
@@ -59,43 +107,52 @@ impl Q8Rows {
     /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.codes.len().checked_div(self.cols).unwrap_or(0)
+        self.rows
     }
 
-    /// The codes of a row.
+    /// The int8 codes of a row.
     #[must_use]
-    pub fn codes(&self, row: usize) -> &[i8] {
+    pub(crate) fn codes(&self, row: usize) -> &[i8] {
         &self.codes[row * self.cols..][..self.cols]
+    }
+
+    /// The int16 codes of a row.
+    #[must_use]
+    pub(crate) fn wide(&self, row: usize) -> &[i16] {
+        &self.wide[row * self.cols..][..self.cols]
     }
 
     /// The scales of a row, one per block.
     #[must_use]
-    pub fn scales(&self, row: usize) -> &[f32] {
-        let n = self.cols / self.block;
+    pub(crate) fn scales(&self, row: usize) -> &[f32] {
+        let n = self.cols / self.block();
         &self.scales[row * n..][..n]
     }
 
-    /// The sums of a row, one per 16 codes.
+    /// The sums of a row, one per 16 int8 codes.
     #[must_use]
-    pub fn sums(&self, row: usize) -> &[i16] {
+    pub(crate) fn sums(&self, row: usize) -> &[i16] {
         let n = self.cols / 16;
         &self.sums[row * n..][..n]
     }
 
     /// One row, to be filled by [`Kernels::quantize`](super::Kernels::quantize).
-    pub fn row_mut(&mut self, row: usize) -> Q8RowMut<'_> {
-        assert!(row < self.rows(), "row {row} of {}", self.rows());
-        // SAFETY: the row exists and `self` is borrowed for as long as the result.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row_mut(&mut self, row: usize) -> RoundedRowMut<'_> {
+        // SAFETY: `self` is borrowed for as long as the result.
         unsafe { self.shared().into_row(row) }
     }
 
     /// A view from which several threads can fill different rows.
-    pub fn shared(&mut self) -> Q8Shared<'_> {
-        Q8Shared {
-            block: self.block,
+    pub fn shared(&mut self) -> RoundedShared<'_> {
+        RoundedShared {
+            format: self.format,
             cols: self.cols,
-            rows: self.rows(),
+            rows: self.rows,
             codes: self.codes.as_mut_ptr(),
+            wide: self.wide.as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             sums: self.sums.as_mut_ptr(),
             owner: PhantomData,
@@ -103,30 +160,46 @@ impl Q8Rows {
     }
 }
 
-/// One row of [`Q8Rows`] that can be written.
-pub struct Q8RowMut<'a> {
-    /// Values that share a scale.
-    pub(crate) block: usize,
+/// Elements of each vector.
+struct Sizes {
+    codes: usize,
+    wide: usize,
+    scales: usize,
+    sums: usize,
+}
+
+/// One row of [`RoundedRows`] that can be written. Of `codes` and `wide`, one is empty.
+pub struct RoundedRowMut<'a> {
+    pub(crate) format: ActFormat,
     pub(crate) codes: &'a mut [i8],
+    pub(crate) wide: &'a mut [i16],
     pub(crate) scales: &'a mut [f32],
     pub(crate) sums: &'a mut [i16],
 }
 
-/// [`Q8Rows`] whose rows are handed out one by one to several threads.
-pub struct Q8Shared<'a> {
-    block: usize,
+impl RoundedRowMut<'_> {
+    /// Values in the row.
+    pub(crate) fn cols(&self) -> usize {
+        self.codes.len() + self.wide.len()
+    }
+}
+
+/// [`RoundedRows`] whose rows are handed out one by one to several threads.
+pub struct RoundedShared<'a> {
+    format: ActFormat,
     cols: usize,
     rows: usize,
     codes: *mut i8,
+    wide: *mut i16,
     scales: *mut f32,
     sums: *mut i16,
-    owner: PhantomData<&'a mut Q8Rows>,
+    owner: PhantomData<&'a mut RoundedRows>,
 }
 
 // SAFETY: the pointers lead to plain numbers, and `row` obliges its callers to keep rows apart.
-unsafe impl Sync for Q8Shared<'_> {}
+unsafe impl Sync for RoundedShared<'_> {}
 
-impl<'a> Q8Shared<'a> {
+impl<'a> RoundedShared<'a> {
     /// A row to write.
     ///
     /// # Safety
@@ -135,23 +208,24 @@ impl<'a> Q8Shared<'a> {
     /// # Panics
     /// When there is no such row.
     #[must_use]
-    pub unsafe fn row(&self, row: usize) -> Q8RowMut<'_> {
+    pub unsafe fn row(&self, row: usize) -> RoundedRowMut<'_> {
         // SAFETY: as promised by the caller.
         unsafe { Self { ..*self }.into_row(row) }
     }
 
     /// As [`row`](Self::row), for as long as the rows are borrowed.
-    unsafe fn into_row(self, row: usize) -> Q8RowMut<'a> {
+    unsafe fn into_row(self, row: usize) -> RoundedRowMut<'a> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        let (blocks, sums) = (self.cols / self.block, self.cols / 16);
-        // SAFETY: `reset` sized the three vectors for `rows` rows, which `owner` keeps borrowed; the
+        let n = RoundedRows::sizes(self.format, self.cols);
+        // SAFETY: `reset` sized the vectors for `rows` such rows, which `owner` keeps borrowed; the
         // caller keeps the ranges of different results apart.
         unsafe {
-            Q8RowMut {
-                block: self.block,
-                codes: std::slice::from_raw_parts_mut(self.codes.add(row * self.cols), self.cols),
-                scales: std::slice::from_raw_parts_mut(self.scales.add(row * blocks), blocks),
-                sums: std::slice::from_raw_parts_mut(self.sums.add(row * sums), sums),
+            RoundedRowMut {
+                format: self.format,
+                codes: std::slice::from_raw_parts_mut(self.codes.add(row * n.codes), n.codes),
+                wide: std::slice::from_raw_parts_mut(self.wide.add(row * n.wide), n.wide),
+                scales: std::slice::from_raw_parts_mut(self.scales.add(row * n.scales), n.scales),
+                sums: std::slice::from_raw_parts_mut(self.sums.add(row * n.sums), n.sums),
             }
         }
     }

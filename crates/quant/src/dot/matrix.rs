@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Q8Rows;
+use super::RoundedRows;
 use crate::{Error, TensorType};
 
 /// Rows of stored weights, one after another.
@@ -91,9 +91,9 @@ pub enum Acts<'a> {
         index: Option<&'a [u32]>,
     },
     /// Rounded rows.
-    Q8 {
+    Rounded {
         /// The rows.
-        rows: &'a Q8Rows,
+        rows: &'a RoundedRows,
         /// Rows to use, in this order; `None` for all.
         index: Option<&'a [u32]>,
     },
@@ -105,7 +105,7 @@ impl<'a> Acts<'a> {
     pub fn cols(&self) -> usize {
         match self {
             Self::F32 { cols, .. } => *cols,
-            Self::Q8 { rows, .. } => rows.cols(),
+            Self::Rounded { rows, .. } => rows.cols(),
         }
     }
 
@@ -113,7 +113,7 @@ impl<'a> Acts<'a> {
     #[must_use]
     pub fn n_rows(&self) -> usize {
         match *self {
-            Self::F32 { index: Some(index), .. } | Self::Q8 { index: Some(index), .. } => {
+            Self::F32 { index: Some(index), .. } | Self::Rounded { index: Some(index), .. } => {
                 index.len()
             }
             Self::F32 { values, cols, stride, .. } => {
@@ -123,7 +123,7 @@ impl<'a> Acts<'a> {
                     1 + (values.len() - cols) / stride.max(1)
                 }
             }
-            Self::Q8 { rows, .. } => rows.rows(),
+            Self::Rounded { rows, .. } => rows.rows(),
         }
     }
 
@@ -134,7 +134,7 @@ impl<'a> Acts<'a> {
             Self::F32 { values, cols, stride, index } => {
                 &values[picked(index, n) * stride..][..cols]
             }
-            Self::Q8 { .. } => &[],
+            Self::Rounded { .. } => &[],
         }
     }
 }

@@ -3,27 +3,41 @@
 mod unpack;
 
 use crate::TensorType;
-use crate::dot::{ActFormat, Acts, Out, Q8RowMut, Q8Rows, Scratch, Weights, picked};
+use crate::dot::{
+    ActFormat, Acts, Out, RoundedRowMut, RoundedRows, Scratch, WIDE_LIMIT, Weights, picked,
+    wide_place,
+};
 pub(crate) use unpack::half_ue8m0;
 use unpack::{Block, unpack};
 
 /// Magnitudes below this make a zero block: their reciprocal would overflow.
-pub(crate) const TINY: f32 = f32::from_bits((127 - 100) << 23);
+const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
-pub(super) fn quantize(x: &[f32], row: &mut Q8RowMut<'_>) {
-    for (i, x) in x.chunks_exact(row.block).enumerate() {
+pub(super) fn quantize(x: &[f32], row: &mut RoundedRowMut<'_>) {
+    let block = row.format.block().unwrap_or(1);
+    let wide = row.format == ActFormat::Q16x32;
+    for (b, x) in x.chunks_exact(block).enumerate() {
         let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
-        let zero = amax < TINY;
-        row.scales[i] = if zero { 0.0 } else { amax / 127.0 };
-        let inverse = if zero { 0.0 } else { 127.0 / amax };
-        let codes = &mut row.codes[i * row.block..][..row.block];
-        for (code, v) in codes.iter_mut().zip(x) {
-            *code = (v * inverse).round_ties_even() as i8;
+        let (scale, inverse) = scales(amax, if wide { WIDE_LIMIT } else { 127.0 });
+        row.scales[b] = scale;
+        let code = |v: f32| (v * inverse).round_ties_even();
+        if wide {
+            x.iter()
+                .enumerate()
+                .for_each(|(i, v)| row.wide[32 * b + wide_place(i)] = code(*v) as i16);
+            continue;
         }
+        let codes = &mut row.codes[b * block..][..block];
+        codes.iter_mut().zip(x).for_each(|(c, v)| *c = code(*v) as i8);
         for (j, codes) in codes.chunks_exact(16).enumerate() {
-            row.sums[i * row.block / 16 + j] = codes.iter().map(|&c| i16::from(c)).sum();
+            row.sums[b * block / 16 + j] = codes.iter().map(|&c| i16::from(c)).sum();
         }
     }
+}
+
+/// The scale of a block and what its values are multiplied with.
+pub(crate) fn scales(amax: f32, limit: f32) -> (f32, f32) {
+    if amax < TINY { (0.0, 0.0) } else { (amax / limit, limit / amax) }
 }
 
 pub(super) fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, _: &mut Scratch) {
@@ -31,7 +45,9 @@ pub(super) fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, _: &mu
         for r in 0..w.rows() {
             let y = match *acts {
                 Acts::F32 { .. } => dot_decoded(w.ty(), w.row(r), acts.f32_row(n)),
-                Acts::Q8 { rows, index } => dot_q8(w.ty(), w.row(r), rows, picked(index, n)),
+                Acts::Rounded { rows, index } => {
+                    dot_rounded(w.ty(), w.row(r), rows, picked(index, n))
+                }
             };
             out.part(n, r, 1)[0] = y;
         }
@@ -39,19 +55,28 @@ pub(super) fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, _: &mu
 }
 
 /// One stored row times one rounded row.
-fn dot_q8(ty: TensorType, row: &[u8], acts: &Q8Rows, n: usize) -> f32 {
-    let (codes, scales, sums) = (acts.codes(n), acts.scales(n), acts.sums(n));
+fn dot_rounded(ty: TensorType, row: &[u8], acts: &RoundedRows, n: usize) -> f32 {
+    let scales = acts.scales(n);
     let mut acc = 0f32;
     let mut w = Block::default();
     for (b, bytes) in row.chunks_exact(ty.block_bytes()).enumerate() {
         let len = unpack(ty, bytes, &mut w);
-        let (codes, sums) = (&codes[b * len..][..len], &sums[b * len / 16..][..len / 16]);
+        let weights = &w.weights[..len];
+        if acts.format() == ActFormat::Q16x32 {
+            let codes = &acts.wide(n)[b * len..][..len];
+            let products = weights.iter().enumerate();
+            let products = products.map(|(i, &w)| i32::from(w) * i32::from(codes[wide_place(i)]));
+            acc = (products.sum::<i32>() as f32).mul_add(w.d * scales[b], acc);
+            continue;
+        }
+        let codes = &acts.codes(n)[b * len..][..len];
+        let sums = &acts.sums(n)[b * len / 16..][..len / 16];
         let (mut total, mut min_total) = (0i32, 0i32);
-        for (g, codes) in codes.chunks_exact(16).enumerate() {
-            let weights = &w.weights[16 * g..][..16];
-            let sum: i32 =
-                weights.iter().zip(codes).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
-            total += i32::from(w.scales[g]) * sum;
+        for (g, (codes, weights)) in
+            codes.chunks_exact(16).zip(weights.chunks_exact(16)).enumerate()
+        {
+            let products = weights.iter().zip(codes).map(|(&w, &a)| i32::from(w) * i32::from(a));
+            total += i32::from(w.scales[g]) * products.sum::<i32>();
             min_total += i32::from(w.mins[g]) * i32::from(sums[g]);
         }
         acc = (total as f32).mul_add(w.d * scales[b], acc);

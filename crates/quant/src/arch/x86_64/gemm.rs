@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::formats::{Format, Header};
 use super::lanes::transpose;
-use crate::dot::{Line, Out, PANEL_COLS, PANEL_ROWS, Q8Rows, Scratch, Weights, picked};
+use crate::dot::{Line, Out, PANEL_COLS, PANEL_ROWS, RoundedRows, Scratch, Weights, picked};
 
 /// Rows side by side in a panel.
 pub(super) const SIDE: usize = 16;
@@ -116,7 +116,7 @@ const fn mins_at<F: Format>() -> usize {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn blocks<F: Format>(
     w: &Weights<'_>,
-    acts: &Q8Rows,
+    acts: &RoundedRows,
     index: Option<&[u32]>,
     out: &mut Out<'_>,
     scratch: &mut Scratch,
@@ -228,7 +228,7 @@ unsafe fn pack_scales<F: Format>(headers: &[Header; 8], meta: *mut u8) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply<F: Format, const N: usize>(
     panel: &Panel,
-    acts: &Q8Rows,
+    acts: &RoundedRows,
     (rows, n): ([usize; N], usize),
     out: &mut Out<'_>,
     scratch: &mut Scratch,

@@ -1,15 +1,14 @@
 //! Q8_0 against many activation rows.
 //!
-//! Products of two signed bytes leave no room to add in int16, so both sides are widened to words and
-//! multiplied in pairs. Of every four weights the even pair (0, 2) and the odd pair (1, 3) are kept
-//! apart, which a shift separates; the panel has, per 32 weights, eight even pairs of 16 rows, then
-//! eight odd ones.
+//! Activations are words here, so the weights are widened to words too and multiplied in pairs. Of every
+//! four weights the even pair (0, 2) and the odd pair (1, 3) are kept apart, which a shift separates;
+//! the panel has, per 32 weights, eight even pairs of 16 rows, then eight odd ones.
 
 use std::arch::x86_64::*;
 
 use super::gemm::{Accumulators, Panel, SIDE, bytes_of};
-use super::lanes::{gather_f16, transpose};
-use crate::dot::{Out, PANEL_COLS, Q8Rows, Scratch, Weights, picked};
+use super::lanes::{gather_f16, transpose, widen};
+use crate::dot::{Out, RoundedRows, Scratch, Weights, picked};
 
 const BYTES: usize = 34;
 /// Bytes of 32 weights of 16 rows.
@@ -18,7 +17,7 @@ const GROUP: usize = 32 * SIDE * 2;
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn q8_0(
     w: &Weights<'_>,
-    acts: &Q8Rows,
+    acts: &RoundedRows,
     index: Option<&[u32]>,
     out: &mut Out<'_>,
     scratch: &mut Scratch,
@@ -45,13 +44,6 @@ pub(super) unsafe fn q8_0(
             }
         }
     });
-}
-
-/// Even and odd pairs of every four bytes, widened to words.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn widen(bytes: __m256i) -> [__m256i; 2] {
-    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)]
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -86,35 +78,23 @@ unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply<const N: usize>(
     panel: &Panel,
-    acts: &Q8Rows,
+    acts: &RoundedRows,
     (rows, n): ([usize; N], usize),
     out: &mut Out<'_>,
     scratch: &mut Scratch,
 ) {
     let n_blocks = panel.cols / 32;
-    let wide = bytes_of(&mut scratch.acts).cast::<i32>();
-    for (i, &row) in rows.iter().enumerate() {
-        let codes = &acts.codes(row)[panel.first_col..][..panel.cols];
-        for (b, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
-            // SAFETY: 16 dwords per 32 codes, for at most 8 rows of `PANEL_COLS`, are the buffer.
-            unsafe {
-                let at = wide.add(i * PANEL_COLS / 2 + 16 * b);
-                let [even, odd] = widen(_mm256_loadu_si256(codes.as_ptr().cast()));
-                _mm256_storeu_si256(at.cast(), even);
-                _mm256_storeu_si256(at.add(8).cast(), odd);
-            }
-        }
-    }
+    let wide = rows.map(|row| acts.wide(row)[panel.first_col..].as_ptr().cast::<i32>());
     let act_scales = rows.map(|row| acts.scales(row)[panel.first_col / 32..].as_ptr());
     let (weights, scales) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     for side in 0..panel.rows.div_ceil(SIDE) {
         let mut acc = Accumulators::<N>::load(panel, side, out, n);
         for b in 0..n_blocks {
             let at = side * n_blocks + b;
-            // SAFETY: `pack` has filled this block and the loop above the activations, which have
-            // as many scales.
+            // SAFETY: `pack` has filled this block; every activation row goes on for the panel's
+            // width and has as many scales.
             unsafe {
-                let totals = block::<N>(weights.add(at * GROUP), wide.add(16 * b));
+                let totals = block(weights.add(at * GROUP), wide.map(|act| act.add(16 * b)));
                 let d = scales.add(at * 64).cast::<f32>();
                 let d = [_mm256_loadu_ps(d), _mm256_loadu_ps(d.add(8))];
                 for i in 0..N {
@@ -132,7 +112,7 @@ unsafe fn multiply<const N: usize>(
 /// 32 weights of 16 rows times `N` activation rows.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn block<const N: usize>(weights: *const u8, acts: *const i32) -> [[__m256i; 2]; N] {
+unsafe fn block<const N: usize>(weights: *const u8, acts: [*const i32; N]) -> [[__m256i; 2]; N] {
     let mut totals = [[_mm256_setzero_si256(); 2]; N];
     for step in 0..16 {
         // SAFETY: the caller's block of `GROUP` bytes and 16 dwords of each activation row.
@@ -140,7 +120,7 @@ unsafe fn block<const N: usize>(weights: *const u8, acts: *const i32) -> [[__m25
             let low = _mm256_loadu_si256(weights.add(64 * step).cast());
             let high = _mm256_loadu_si256(weights.add(64 * step + 32).cast());
             for (n, totals) in totals.iter_mut().enumerate() {
-                let act = _mm256_set1_epi32(*acts.add(n * PANEL_COLS / 2 + step));
+                let act = _mm256_set1_epi32(acts[n].add(step).read_unaligned());
                 totals[0] = _mm256_add_epi32(totals[0], _mm256_madd_epi16(low, act));
                 totals[1] = _mm256_add_epi32(totals[1], _mm256_madd_epi16(high, act));
             }

@@ -6,8 +6,8 @@
 use std::arch::x86_64::*;
 
 use super::formats::{Format, Header};
-use super::lanes::{gather_f16, sum_each};
-use crate::dot::{Out, Q8Rows, Weights, picked};
+use super::lanes::{gather_f16, sum_each, widen};
+use crate::dot::{Out, RoundedRows, Weights, picked};
 
 /// Rows side by side.
 const ROWS: usize = 8;
@@ -16,7 +16,7 @@ const ROWS: usize = 8;
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn blocks<F: Format>(
     w: &Weights<'_>,
-    acts: &Q8Rows,
+    acts: &RoundedRows,
     index: Option<&[u32]>,
     out: &mut Out<'_>,
 ) {
@@ -117,33 +117,33 @@ unsafe fn block_sum<F: Format>(block: *const u8, header: &Header, codes: *const 
     total
 }
 
-/// Q8_0: signed bytes; the sign of the weight moves to the activation.
+/// Q8_0 meets words: its bytes are widened by shifts, even ones and odd ones apart.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn q8_0(
     w: &Weights<'_>,
-    acts: &Q8Rows,
+    acts: &RoundedRows,
     index: Option<&[u32]>,
     out: &mut Out<'_>,
 ) {
     const BYTES: usize = 34;
     let n_blocks = w.cols() / 32;
-    let ones = _mm256_set1_epi16(1);
     for first in (0..w.rows()).step_by(ROWS) {
         let rows = rows_from(w, first);
         for n in 0..out.rows() {
             let at = picked(index, n);
-            let (codes, scales) = (acts.codes(at), acts.scales(at));
+            let (codes, scales) = (acts.wide(at), acts.scales(at));
             let mut acc = _mm256_setzero_ps();
             for b in 0..n_blocks {
                 prefetch_next(w, first, b * ROWS * BYTES, BYTES);
                 // SAFETY: `w` and `acts` have `n_blocks` blocks; each of `w` is a scale and 32 bytes.
                 let (totals, d) = unsafe {
                     let blocks = rows.map(|row| row.add(b * BYTES));
-                    let act = _mm256_loadu_si256(codes.as_ptr().add(32 * b).cast());
+                    let evens = _mm256_loadu_si256(codes.as_ptr().add(32 * b).cast());
+                    let odds = _mm256_loadu_si256(codes.as_ptr().add(32 * b + 16).cast());
                     let totals = blocks.map(|block| {
-                        let q = _mm256_loadu_si256(block.add(2).cast());
-                        let signed = _mm256_sign_epi8(act, q);
-                        _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(q), signed), ones)
+                        let [even, odd] = widen(_mm256_loadu_si256(block.add(2).cast()));
+                        let even = _mm256_madd_epi16(even, evens);
+                        _mm256_add_epi32(even, _mm256_madd_epi16(odd, odds))
                     });
                     (totals, gather_f16(blocks))
                 };

@@ -63,3 +63,10 @@ pub(super) fn reduce(v: __m256) -> f32 {
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
+
+/// Even and odd bytes, widened to words.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn widen(bytes: __m256i) -> [__m256i; 2] {
+    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)]
+}

@@ -38,7 +38,7 @@ const GEMM_ROWS: usize = 3;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &mut Scratch) {
-    let Acts::Q8 { rows, index } = *acts else {
+    let Acts::Rounded { rows, index } = *acts else {
         // SAFETY: this function has the features that that one needs.
         return unsafe { float::matmul(w, acts, out) };
     };

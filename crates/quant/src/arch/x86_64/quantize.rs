@@ -1,17 +1,20 @@
-//! Rounding activations to int8.
+//! Rounding activations to integers.
 
 use std::arch::x86_64::*;
 
-use crate::arch::generic::TINY;
-use crate::dot::Q8RowMut;
+use crate::arch::generic::scales;
+use crate::dot::{ActFormat, RoundedRowMut, WIDE_LIMIT};
 
 /// See [`generic::quantize`](crate::arch::generic).
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn quantize(x: &[f32], row: &mut Q8RowMut<'_>) {
-    let per_block = row.block / 32;
-    let (groups, _) = x.as_chunks::<32>();
-    let (codes, _) = row.codes.as_chunks_mut::<32>();
-    let (sums, _) = row.sums.as_chunks_mut::<2>();
+pub(super) unsafe fn quantize(x: &[f32], row: &mut RoundedRowMut<'_>) {
+    let wide = row.format == ActFormat::Q16x32;
+    let limit = if wide { WIDE_LIMIT } else { 127.0 };
+    let groups = x.as_chunks::<32>().0;
+    let per_block = groups.len() / row.scales.len().max(1);
+    let codes = row.codes.as_chunks_mut::<32>().0;
+    let wide_codes = row.wide.as_chunks_mut::<32>().0;
+    let sums = row.sums.as_chunks_mut::<2>().0;
     for (b, scale) in row.scales.iter_mut().enumerate() {
         let range = b * per_block..(b + 1) * per_block;
         let mut largest = _mm256_setzero_ps();
@@ -22,13 +25,44 @@ pub(super) unsafe fn quantize(x: &[f32], row: &mut Q8RowMut<'_>) {
             let low = _mm256_max_ps(magnitude(v2), magnitude(v3));
             largest = _mm256_max_ps(largest, _mm256_max_ps(high, low));
         }
-        let amax = max_lane(largest);
-        let zero = amax < TINY;
-        *scale = if zero { 0.0 } else { amax / 127.0 };
-        let inverse = _mm256_set1_ps(if zero { 0.0 } else { 127.0 / amax });
+        let (block_scale, inverse) = scales(max_lane(largest), limit);
+        *scale = block_scale;
+        let inverse = _mm256_set1_ps(inverse);
         for i in range {
-            round(&groups[i], inverse, &mut codes[i], &mut sums[i]);
+            if wide {
+                round_wide(&groups[i], inverse, &mut wide_codes[i]);
+            } else {
+                round(&groups[i], inverse, &mut codes[i], &mut sums[i]);
+            }
         }
+    }
+}
+
+/// 32 values to words, even ones before odd ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn round_wide(x: &[f32; 32], inverse: __m256, codes: &mut [i16; 32]) {
+    let [a, b, c, d] = load(x).map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)));
+    // Even values are the low words of dwords once odd ones are shifted out; pairs of vectors then
+    // interleave within 128-bit halves, which the permutation undoes.
+    let split = |a: __m256i, b: __m256i| {
+        let words = _mm256_packs_epi32(a, b);
+        let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+            0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
+        ));
+        // Each half: four evens and four odds of eight values, `a`'s before `b`'s in pairs.
+        _mm256_shuffle_epi8(words, order)
+    };
+    let (low, high) = (split(a, b), split(c, d));
+    let evens = _mm256_unpacklo_epi64(low, high);
+    let odds = _mm256_unpackhi_epi64(low, high);
+    // Dwords of `evens`: a0a2 b0b2 c0c2 d0d2 | a4a6 b4b6 c4c6 d4d6.
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    // SAFETY: the array has the 64 bytes of two vectors.
+    unsafe {
+        let at = codes.as_mut_ptr().cast::<__m256i>();
+        _mm256_storeu_si256(at, _mm256_permutevar8x32_epi32(evens, order));
+        _mm256_storeu_si256(at.add(1), _mm256_permutevar8x32_epi32(odds, order));
     }
 }
 
