@@ -1,13 +1,13 @@
 //! The GGUF container: header, metadata, tensor directory, mapping, writing.
 //!
-//! [`Gguf::open`] maps a file (or every shard of a split one), checks all of its structure and hands
-//! out tensors as [`TensorData`]: cheap handles on mapped bytes. Nothing is copied and nothing larger
-//! than the metadata is allocated. [`Layout`] declares a file to be written; [`Writer`] streams its
-//! tensors and [`ParallelWriter`] fills them from many threads.
+//! [`Gguf::open`] maps a file (or every shard of a split one), checks all of its structure and
+//! hands out tensors as [`TensorData`]: cheap handles on mapped bytes. Nothing is copied and
+//! nothing larger than the metadata is allocated. [`Layout`] declares a file to be written;
+//! [`Writer`] streams its tensors and [`ParallelWriter`] fills them from many threads.
 //!
 //! A file is hostile until proven otherwise: every length is checked against the bytes that are
-//! there before anything is allocated, and what is wrong comes back as an [`Error`] that names file,
-//! key or tensor, what was expected and what was found.
+//! there before anything is allocated, and what is wrong comes back as an [`Error`] that names
+//! file, key or tensor, what was expected and what was found.
 //!
 //! This crate knows the container alone: no key of any architecture and no tensor's name means
 //! anything here.

@@ -7,8 +7,10 @@ use crate::TensorType;
 #[non_exhaustive]
 pub enum Error {
     /// The byte side and the weight side of a conversion disagree, or a block is incomplete.
-    #[error("{ty}: {weights} weights need {} bytes in whole blocks of {}, but {bytes} bytes were given",
-        expected.map_or_else(|| "a number of".to_owned(), |n| n.to_string()), ty.block_len())]
+    #[error(
+        "{ty}: {weights} weights need {} bytes in whole blocks of {}, but {bytes} bytes were given",
+        expected.map_or_else(|| "a number of".to_owned(), |n| n.to_string()), ty.block_len()
+    )]
     Length {
         /// Format of the byte side.
         ty: TensorType,

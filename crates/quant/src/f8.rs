@@ -84,8 +84,8 @@ pub fn ue8m0_decode(e: u8) -> f32 {
     })
 }
 
-/// The UE8M0 byte of the smallest power of two that is not less than `x`, taken from the bits of the
-/// float: one more than its exponent unless its mantissa is zero.
+/// The UE8M0 byte of the smallest power of two that is not less than `x`, taken from the bits of
+/// the float: one more than its exponent unless its mantissa is zero.
 ///
 /// `x` must be positive. Subnormals count as at most 2^-126; a NaN, an infinity and what lies above
 /// 2^127 give 255.

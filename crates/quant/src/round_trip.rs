@@ -2,9 +2,9 @@
 //! through a Hadamard transform and E2M1 in blocks of 32, with power-of-two scales.
 //!
 //! The scale of a block is the smallest power of two at or above `max(amax, floor) · (1/largest)`,
-//! its exponent taken from the bits of that float32 product as in DeepSeek's kernels. Dividing by it
-//! is exact. A block that holds a NaN or an infinity gets the scale NaN, so a fault upstream stays
-//! visible instead of becoming a plausible number.
+//! its exponent taken from the bits of that float32 product as in DeepSeek's kernels. Dividing by
+//! it is exact. A block that holds a NaN or an infinity gets the scale NaN, so a fault upstream
+//! stays visible instead of becoming a plausible number.
 
 use crate::{
     Error,
@@ -86,8 +86,8 @@ widest! {
 }
 
 widest! {
-    /// Encodes one block to E2M1 codes, two a byte with the even value in the low nibble, and returns
-    /// its UE8M0 scale.
+    /// Encodes one block to E2M1 codes, two a byte with the even value in the low nibble, and
+    /// returns its UE8M0 scale.
     ///
     /// [`fp4_block_decode`] of the result equals [`fp4`] bit for bit.
     ///
@@ -196,8 +196,8 @@ fn block_scale(x: &[f32], amax_min: f32, inverse_max: f32) -> u8 {
     if amax.is_finite() { f8::ue8m0_ceil(amax * inverse_max) } else { 255 }
 }
 
-/// The scale and its exact inverse. Scales of finite blocks lie between 2^-126 and 2^126, so neither
-/// is a subnormal.
+/// The scale and its exact inverse. Scales of finite blocks lie between 2^-126 and 2^126, so
+/// neither is a subnormal.
 #[inline(always)]
 fn scale_pair(e: u8) -> (f32, f32) {
     let inverse = if e == 255 { f32::NAN } else { f8::ue8m0_decode(254 - e) };

@@ -67,7 +67,8 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// [`Error::DuplicateKey`]; [`Error::Write`] for a `general.alignment` that is not the layout's.
+    /// [`Error::DuplicateKey`]; [`Error::Write`] for a `general.alignment` that is not the
+    /// layout's.
     pub fn metadata(&mut self, key: &str, value: impl Into<Value>) -> Result<(), Error> {
         let value = value.into();
         if key == "general.alignment" {

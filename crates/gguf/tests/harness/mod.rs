@@ -23,8 +23,8 @@ pub(crate) struct Report {
 ///
 /// # Panics
 ///
-/// When a mutant panics the reader, gives tensors outside the file, or makes the reader allocate far
-/// more than the file holds; the message has the iteration.
+/// When a mutant panics the reader, gives tensors outside the file, or makes the reader allocate
+/// far more than the file holds; the message has the iteration.
 pub(crate) fn run(seed: u64, iterations: u64) -> Report {
     let files = seed_files();
     for bytes in &files {

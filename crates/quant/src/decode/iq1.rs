@@ -7,8 +7,8 @@ const DELTA: f32 = 0.125;
 
 /// `[d: f16, qs: 32, qh: 8 u16]`.
 ///
-/// Each u16 serves 32 weights: four 3-bit upper parts of grid indices, a 3-bit scale and the sign of
-/// the shift.
+/// Each u16 serves 32 weights: four 3-bit upper parts of grid indices, a 3-bit scale and the sign
+/// of the shift.
 pub(super) fn iq1_s(b: &[u8; 50], out: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     let (runs, _) = out.as_chunks_mut::<32>();
@@ -26,8 +26,8 @@ pub(super) fn iq1_s(b: &[u8; 50], out: &mut [f32; 256]) {
 /// `[qs: 32, qh: 16, scales: 4 u16]`.
 ///
 /// Each nibble of qh holds the upper three bits of a grid index and the sign of its shift. The top
-/// nibbles of the scales make up the half-precision d, first nibble lowest; the rest are 3-bit scales
-/// of 16 weights each.
+/// nibbles of the scales make up the half-precision d, first nibble lowest; the rest are 3-bit
+/// scales of 16 weights each.
 pub(super) fn iq1_m(b: &[u8; 56], out: &mut [f32; 256]) {
     let words: [u16; 4] = std::array::from_fn(|i| u16_at(b, 48 + 2 * i));
     let d = words.iter().rev().fold(0, |bits, word| bits << 4 | word >> 12);

@@ -19,8 +19,8 @@ pub(super) fn iq3_xxs(b: &[u8; 98], out: &mut [f32; 256]) {
     }
 }
 
-/// `[d: f16, qs: 64, qh: 8, signs: 32, scales: 4]`: a ninth index bit per 4 weights in qh, eight sign
-/// bits per 8 weights, one scale nibble per 32.
+/// `[d: f16, qs: 64, qh: 8, signs: 32, scales: 4]`: a ninth index bit per 4 weights in qh, eight
+/// sign bits per 8 weights, one scale nibble per 32.
 pub(super) fn iq3_s(b: &[u8; 110], out: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     let (runs, _) = out.as_chunks_mut::<32>();

@@ -2,8 +2,8 @@
 
 use super::f16_at;
 
-/// `[qs: 48, qh: 4, d: f16]`: five base-3 digits a byte (four in qh), most significant first, stored
-/// as a fixed-point fraction so that multiplying by 3 shifts the next digit out of the byte.
+/// `[qs: 48, qh: 4, d: f16]`: five base-3 digits a byte (four in qh), most significant first,
+/// stored as a fixed-point fraction so that multiplying by 3 shifts the next digit out of the byte.
 pub(super) fn tq1_0(b: &[u8; 54], out: &mut [f32; 256]) {
     /// Weights that one power of three yields from a run of bytes, and the number of powers.
     const RUNS: [(usize, usize, usize); 3] = [(0, 32, 5), (32, 16, 5), (48, 4, 4)];

@@ -49,7 +49,8 @@ struct Grid {
     level_max: f32,
 }
 
-/// A block of `N` sub-blocks of `LEN` weights; all integers are kept as floats until they are packed.
+/// A block of `N` sub-blocks of `LEN` weights; all integers are kept as floats until they are
+/// packed.
 #[derive(Clone)]
 struct Fit<const N: usize, const LEN: usize> {
     d: half::f16,

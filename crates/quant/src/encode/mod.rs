@@ -25,8 +25,8 @@ pub fn encode(ty: TensorType, x: &[f32], out: &mut [u8]) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// As [`encode`], and [`Error::Importance`] when the importances do not divide `x` into rows of whole
-/// blocks or are not finite and non-negative.
+/// As [`encode`], and [`Error::Importance`] when the importances do not divide `x` into rows of
+/// whole blocks or are not finite and non-negative.
 pub fn encode_weighted(
     ty: TensorType,
     x: &[f32],
@@ -53,8 +53,8 @@ pub fn encode_weighted(
 }
 
 widest! {
-    /// Encodes blocks of a checked length. The encoders are called by name: a function passed as a value
-    /// would stay portable.
+    /// Encodes blocks of a checked length. The encoders are called by name: a function passed as a
+    /// value would stay portable.
     fn blocks / blocks_portable(ty: TensorType, x: &[f32], importance: &[f32], out: &mut [u8]) {
         match ty {
             TensorType::Q8_0 => {

@@ -142,8 +142,8 @@ impl Config {
     }
 }
 
-/// A prompt of `n` token ids that is a function of the model's seed and `n`. The special tokens 0, 1
-/// and 2 never occur.
+/// A prompt of `n` token ids that is a function of the model's seed and `n`. The special tokens 0,
+/// 1 and 2 never occur.
 #[must_use]
 pub fn tokens_for(config: &Config, n: usize) -> Vec<u32> {
     let state = fnv1a64(&format!("{}/tokens/{n}", config.seed));
