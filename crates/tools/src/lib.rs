@@ -1,6 +1,7 @@
 //! Library functions behind the commands: inspect, synth, bench, plan, doctor.
 
 pub mod bandwidth;
+pub mod bench;
 pub mod disk;
 pub mod doctor;
 pub mod inspect;
