@@ -1,2 +1,28 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask COMMAND`. One file a command.
+
+mod generate;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What developers do besides building and testing.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+enum Command {
+    /// Write the manual pages and the completion scripts of `keid`
+    Generate(generate::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Command::parse() {
+        Command::Generate(args) => args.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -7,3 +7,8 @@ use std::path::PathBuf;
 pub(crate) fn cache() -> PathBuf {
     dirs::cache_dir().unwrap_or_default().join("keid")
 }
+
+/// Files that cannot be made again, such as the history of what was typed.
+pub(crate) fn data() -> PathBuf {
+    dirs::data_dir().unwrap_or_default().join("keid")
+}

@@ -5,6 +5,7 @@
 pub mod commands;
 mod dirs;
 mod interrupt;
+mod open;
 mod print;
 mod term;
 pub mod values;
@@ -60,6 +61,17 @@ pub struct Context {
     pub quiet: bool,
     /// Ctrl-C.
     pub interrupt: Interrupt,
+}
+
+impl Context {
+    /// Says something beside the output, on standard error, unless that is unwanted.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            let faint = print::FAINT;
+            // Who reads only the output may have closed standard error.
+            let _ = writeln!(anstream::stderr(), "{faint}{text}{faint:#}");
+        }
+    }
 }
 
 /// A mistake in how the command was called that parsing alone cannot see. Exits with code 2,

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use chat::{FormatHints, PromptFormat};
 use gguf::Gguf;
+use model::Config;
 use serde_json::json;
 use tools::inspect::{Inspection, Shape, inspect};
 use tools::machine::Machine;
@@ -31,17 +33,22 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let gguf = Gguf::open(&self.file)?;
-        let found = inspect(&gguf)?;
+        let mut found = inspect(&gguf)?;
+        found.needs = crate::open::needs(&Config::from_gguf(&gguf)?, found.needs.weights);
         let machine = Machine::detect();
         let plan = MemoryPlan::new(found.needs.clone(), Budget::of_machine(&machine), None);
+        let format = prompt_format(&gguf)?;
         if self.json {
-            let report = json!({ "file": found, "plan": plan, "runs_here": runs(&found, &plan) });
+            let report = json!({
+                "file": found, "prompt_format": format, "plan": plan,
+                "runs_here": runs(&found, &plan),
+            });
             let text = serde_json::to_string_pretty(&report).context("cannot write JSON")?;
             writeln!(context.out, "{text}")?;
             return Ok(());
         }
         let out = &mut *context.out;
-        print_file(out, &found)?;
+        print_file(out, &found, &format)?;
         print_shape(out, &found.shape)?;
         print_types(out, &found)?;
         print_plan(out, &found, &plan)?;
@@ -53,7 +60,16 @@ fn runs(found: &Inspection, plan: &MemoryPlan) -> bool {
     found.defect.is_none() && plan.context_ceiling > 0
 }
 
-fn print_file(out: &mut dyn Write, found: &Inspection) -> anyhow::Result<()> {
+/// The version of the prompt format, and what tells it.
+fn prompt_format(gguf: &Gguf) -> anyhow::Result<String> {
+    let hints = FormatHints::from_metadata(gguf.metadata())?;
+    Ok(match PromptFormat::detect(&hints) {
+        Ok(found) => format!("{}, {}", found.format, found.evidence),
+        Err(error) => error.to_string(),
+    })
+}
+
+fn print_file(out: &mut dyn Write, found: &Inspection, format: &str) -> anyhow::Result<()> {
     writeln!(out, "{HEADING}{}{HEADING:#}", found.name)?;
     let shards = match found.n_shards {
         1 => String::new(),
@@ -66,6 +82,7 @@ fn print_file(out: &mut dyn Write, found: &Inspection) -> anyhow::Result<()> {
         print::bytes(found.file_bytes),
         found.bits_per_weight()
     )?;
+    writeln!(out, "  prompt format {format}")?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Line editing: history, completion of commands and files, messages of several lines.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
@@ -150,26 +150,6 @@ fn pair(word: String) -> Pair {
     Pair { display: word.trim().to_owned(), replacement: word }
 }
 
-/// Opens a text in the person's editor and gives back what they made of it.
-pub(crate) fn edit_outside(program: &str, text: &str, directory: &Path) -> anyhow::Result<String> {
-    let file = tempfile::Builder::new()
-        .prefix("keid-")
-        .suffix(".md")
-        .tempfile_in(directory)
-        .context("cannot make a temporary file")?;
-    std::fs::write(file.path(), text).context("cannot write a temporary file")?;
-    // `$EDITOR` may hold arguments, such as `code --wait`.
-    let mut words = program.split_whitespace();
-    let command = words.next().context("no editor is named")?;
-    let status = std::process::Command::new(command)
-        .args(words)
-        .arg(file.path())
-        .status()
-        .with_context(|| format!("cannot start the editor `{program}`"))?;
-    anyhow::ensure!(status.success(), "the editor `{program}` ended with {status}");
-    std::fs::read_to_string(file.path()).context("cannot read the edited text")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,15 +169,5 @@ mod tests {
         assert!(unfinished("first\\") && unfinished("```rust\nlet a"));
         assert!(!unfinished("```\ncode\n```") && !unfinished("done"));
         assert_eq!(joined("a\\\nb"), "a\nb");
-    }
-
-    #[test]
-    fn an_outside_editor_changes_the_text() {
-        let dir = tempfile::tempdir().unwrap();
-        let same = edit_outside("true", "text", dir.path()).unwrap();
-        assert_eq!(same, "text");
-        assert!(edit_outside("false", "text", dir.path()).is_err());
-        assert!(edit_outside("", "text", dir.path()).is_err());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -6,8 +6,7 @@ use serde::Serialize;
 use super::kv::{self, RowFormat};
 use crate::machine::Machine;
 
-/// What a model needs. Taken from the configuration here; an engine that has been built states
-/// its exact needs in the same form.
+/// What a model needs: estimated from the configuration, or as an engine plans it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Needs {
     /// Bytes of weights.
@@ -61,6 +60,26 @@ impl Needs {
             scratch: scratch(c),
             context_max: c.context_max as u64,
         }
+    }
+
+    /// The needs that an engine's own plan for `context` tokens states.
+    pub fn of_engine(c: &Config, plan: &engine::MemoryPlan, context: u64) -> Self {
+        let mut needs = Self {
+            weights: 0,
+            kv_fixed: 0,
+            kv_per_token: 0.0,
+            scratch: 0,
+            context_max: c.context_max as u64,
+        };
+        for line in &plan.lines {
+            match line.label {
+                "weights" => needs.weights += line.bytes,
+                "KV pages" => needs.kv_per_token += line.bytes as f64 / context as f64,
+                "KV windows and open rows" => needs.kv_fixed += line.bytes,
+                _ => needs.scratch += line.bytes,
+            }
+        }
+        needs
     }
 
     fn kv(&self, context: u64) -> u64 {
@@ -155,12 +174,27 @@ fn scratch(c: &Config) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use backend::reference::Reference;
     use model::Preset;
 
     use super::*;
 
     fn needs() -> Needs {
         Needs::of(&Preset::Flash.config(), 86_700_000_000, RowFormat::Model)
+    }
+
+    #[test]
+    fn the_engines_own_plan_agrees_with_the_specification() {
+        let config = Preset::Flash.config();
+        let context = config.context_max;
+        let options = engine::Options::single(context, CHUNK_ROWS as usize);
+        let plan = engine::MemoryPlan::new::<Reference>(&config, &options, 7);
+        let (own, exact) = (needs(), Needs::of_engine(&config, &plan, context as u64));
+        assert_eq!(exact.weights, 7);
+        assert!((exact.kv_per_token / own.kv_per_token - 1.0).abs() < 0.01, "{exact:?}");
+        assert!(exact.kv_fixed.abs_diff(own.kv_fixed) < own.kv_fixed / 5, "{exact:?} {own:?}");
+        let planned = 7 + exact.scratch + exact.kv(context as u64);
+        assert!(planned.abs_diff(plan.total()) <= 1, "{planned}, not {}", plan.total());
     }
 
     #[test]

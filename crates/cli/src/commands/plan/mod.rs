@@ -14,11 +14,11 @@ use tools::bandwidth::Probe;
 use tools::inspect::inspect;
 use tools::layout::tensors;
 use tools::machine::Machine;
-use tools::plan::{Budget, MemoryPlan, Needs, Rates, RowFormat, Speed, Work};
+use tools::plan::{Budget, MemoryPlan, Needs, Rates, Speed, Work};
 
 use super::shape::{PresetArg, QuantArg};
 use crate::print::{self, FAINT, HEADING, Table};
-use crate::{Context, values};
+use crate::{Context, open, values};
 
 /// Flags of `keid plan`.
 #[derive(Debug, clap::Args)]
@@ -114,7 +114,8 @@ impl Args {
             let gguf = Gguf::open(path)?;
             let found = inspect(&gguf)?;
             let config = Config::from_gguf(&gguf)?;
-            return Ok(Subject { name: found.name, config, needs: found.needs, work: found.work });
+            let needs = open::needs(&config, found.needs.weights);
+            return Ok(Subject { name: found.name, config, needs, work: found.work });
         }
         let (preset, recipe) = (Preset::from(self.preset), self.quant.into());
         let config = preset.config();
@@ -122,7 +123,7 @@ impl Args {
         let weights = list.iter().map(|tensor| tensor.bytes()).sum();
         Ok(Subject {
             name: format!("{}, {}", config.name, recipe.name()),
-            needs: Needs::of(&config, weights, RowFormat::Model),
+            needs: open::needs(&config, weights),
             work: Work::of(&config, &list),
             config,
         })

@@ -1,0 +1,213 @@
+//! From flags to a loaded model: which file, which backend, how much context, and whether it
+//! fits. The one place that names backends.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use backend::Ops;
+use backend::reference::Reference;
+use backend_cpu::{Cpu, PoolOptions};
+use chat::{FormatHints, PromptFormat};
+use clap::ValueEnum;
+use engine::{Core, Engine, MemoryPlan, Options, weight_bytes};
+use gguf::Gguf;
+use model::Config;
+use tokenizer::Tokenizer;
+use tools::machine::Machine;
+use tools::plan::{Budget, Needs};
+
+use crate::{print, values};
+
+/// Flags of every command that runs a model.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// The GGUF file [default: the model inside this binary, if there is one]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) backend: BackendArg,
+    /// Threads [default: one for each core]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Context in tokens, such as 64K [default: 32K, or less if the model or machine has less]
+    #[arg(short, long, value_name = "TOKENS", value_parser = values::tokens)]
+    pub(crate) ctx: Option<u32>,
+    /// Tokens of a prompt that are read at once
+    #[arg(long, value_name = "N", default_value = "512")]
+    pub(crate) chunk: NonZeroUsize,
+    /// The prompt format [default: what the file says]
+    #[arg(long, value_name = "FORMAT", value_parser = prompt_format)]
+    pub(crate) prompt_format: Option<PromptFormat>,
+}
+
+/// A backend by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendArg {
+    /// The fastest that this machine has
+    Auto,
+    /// Threads and vector instructions
+    Cpu,
+    /// One thread, slow and simple, for checking the others
+    Reference,
+}
+
+/// A model that answers.
+pub(crate) struct Loaded {
+    /// The file.
+    pub(crate) gguf: Gguf,
+    /// Its constants.
+    pub(crate) config: Config,
+    /// Its vocabulary.
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// Its prompt format, and whether that is a guess.
+    pub(crate) format: (PromptFormat, bool),
+    /// The engine, holding one sequence.
+    pub(crate) engine: Box<dyn Engine>,
+    /// What it takes.
+    pub(crate) plan: MemoryPlan,
+}
+
+/// The context that a conversation gets unless it asks for another.
+const CONTEXT: u32 = 32_768;
+
+fn prompt_format(text: &str) -> Result<PromptFormat, String> {
+    text.parse().map_err(|error: chat::FormatError| error.to_string())
+}
+
+impl ModelArgs {
+    /// Opens the file that was named, or the model inside this binary.
+    pub(crate) fn file(&self) -> anyhow::Result<Gguf> {
+        match &self.model {
+            Some(path) => Ok(Gguf::open(path)?),
+            None => embedded(),
+        }
+    }
+
+    /// Opens everything.
+    pub(crate) fn open(&self) -> anyhow::Result<Loaded> {
+        let gguf = self.file()?;
+        let config = Config::from_gguf(&gguf)?;
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata())
+            .with_context(|| format!("{}: cannot use the tokenizer", gguf.path().display()))?;
+        let format = match self.prompt_format {
+            Some(format) => (format, false),
+            None => {
+                let found = PromptFormat::detect(&FormatHints::from_metadata(gguf.metadata())?)?;
+                (found.format, found.is_guess())
+            }
+        };
+        let options = self.options(&config);
+        let (engine, plan) = self.engine(&gguf, &config, options)?;
+        Ok(Loaded { gguf, config, tokenizer: Arc::new(tokenizer), format, engine, plan })
+    }
+
+    /// Sizes of an engine for one conversation.
+    pub(crate) fn options(&self, config: &Config) -> Options {
+        let default = CONTEXT.min(u32::try_from(config.context_max).unwrap_or(u32::MAX));
+        let context = self.ctx.unwrap_or(default) as usize;
+        Options::single(context, self.chunk.get())
+    }
+
+    /// Loads the weights, if the plan says that they fit.
+    pub(crate) fn engine(
+        &self,
+        gguf: &Gguf,
+        config: &Config,
+        options: Options,
+    ) -> anyhow::Result<(Box<dyn Engine>, MemoryPlan)> {
+        match self.backend {
+            BackendArg::Reference => load(Reference::new(), gguf, config, options),
+            BackendArg::Auto | BackendArg::Cpu => {
+                let threads = self.threads.map(NonZeroUsize::get);
+                let pool = PoolOptions { threads, pin: threads.is_none() };
+                let cpu = Cpu::new(pool).context("cannot start the threads")?;
+                load(cpu, gguf, config, options)
+            }
+        }
+    }
+}
+
+fn load<B>(
+    backend: B,
+    gguf: &Gguf,
+    config: &Config,
+    options: Options,
+) -> anyhow::Result<(Box<dyn Engine>, MemoryPlan)>
+where
+    B: Ops + Send + 'static,
+    Core<B>: Engine,
+{
+    options.check(config)?;
+    let weights = weight_bytes(gguf, options.draft, config.n_layers());
+    let plan = MemoryPlan::new::<B>(config, &options, weights);
+    refuse_what_does_not_fit(&plan, &Machine::detect())?;
+    let core = Core::open(backend, gguf, config.clone(), None, options)?;
+    Ok((Box::new(core), plan))
+}
+
+/// The needs of a model with these weights on the fastest backend of this binary, whatever the
+/// context. Nothing is allocated.
+pub(crate) fn needs(config: &Config, weights: u64) -> Needs {
+    const CHUNK: usize = 512;
+    let options = Options::single(config.context_max, CHUNK);
+    let plan = MemoryPlan::new::<Cpu>(config, &options, weights);
+    Needs::of_engine(config, &plan, config.context_max as u64)
+}
+
+/// A model that does not fit would freeze the machine: it is refused before anything is loaded.
+fn refuse_what_does_not_fit(plan: &MemoryPlan, machine: &Machine) -> anyhow::Result<()> {
+    let budget = Budget::of_machine(machine);
+    // A machine whose memory cannot be read is trusted to hold what it is given.
+    if machine.memory.total == 0 || plan.total() <= budget.available() {
+        return Ok(());
+    }
+    let lines = plan.lines.iter().filter(|line| line.bytes > 0);
+    let lines = lines.map(|line| format!("{} {}", line.label, print::bytes(line.bytes)));
+    bail!(
+        "this does not fit: {} are needed ({}), {} of {} can be used; a smaller --ctx or --chunk \
+         may help, and `keid plan -m FILE` shows what fits",
+        print::bytes(plan.total()),
+        lines.collect::<Vec<_>>().join(", "),
+        print::bytes(budget.available()),
+        print::bytes(budget.memory),
+    )
+}
+
+/// The model inside this binary.
+#[cfg(embedded_model)]
+pub(crate) fn embedded() -> anyhow::Result<Gguf> {
+    static MODEL: &[u8] = include_bytes!(env!("KEID_EMBEDDED_MODEL"));
+    Ok(Gguf::from_static(MODEL, "the embedded model")?)
+}
+
+/// The model inside this binary, which has none.
+#[cfg(not(embedded_model))]
+pub(crate) fn embedded() -> anyhow::Result<Gguf> {
+    let what = "no model is named and this binary contains none: pass -m FILE, or make one to \
+                try with `keid synth --preset tiny -o tiny.gguf`";
+    bail!(crate::UsageError(what.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::PlanLine;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_numbers() {
+        let mut machine = Machine::default();
+        let plan = MemoryPlan { lines: vec![PlanLine { label: "weights", bytes: 80 << 30 }] };
+        assert!(refuse_what_does_not_fit(&plan, &machine).is_ok());
+        machine.memory.total = 96 << 30;
+        assert!(refuse_what_does_not_fit(&plan, &machine).is_ok());
+        machine.memory.total = 64 << 30;
+        let error = refuse_what_does_not_fit(&plan, &machine).unwrap_err().to_string();
+        assert!(error.contains("80.0 GiB are needed (weights 80.0 GiB)"), "{error}");
+        assert!(error.contains("of 64.0 GiB"), "{error}");
+    }
+}
