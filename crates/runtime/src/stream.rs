@@ -1,0 +1,121 @@
+//! One request on its way through the scheduler.
+
+use std::time::Duration;
+
+use async_channel::Sender;
+use engine::Sampling;
+
+use crate::constraint::Constraint;
+use crate::event::{Event, Usage};
+use crate::request::{Penalties, Request};
+use crate::stats::Ticket;
+
+/// A request and how far it is.
+pub(crate) struct Stream {
+    /// Order of submission.
+    pub(crate) id: u64,
+    /// Prompt, then answer.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) n_prompt: usize,
+    /// The beginning of `tokens` that the slot holds.
+    pub(crate) held: usize,
+    pub(crate) slot: usize,
+    pub(crate) sampling: Sampling,
+    pub(crate) penalties: Penalties,
+    pub(crate) stop_tokens: Vec<u32>,
+    pub(crate) max_tokens: usize,
+    pub(crate) logprobs: Option<usize>,
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
+    pub(crate) usage: Usage,
+    /// Times of submission, of the first place, of the first token.
+    pub(crate) times: Times,
+    /// Since when the receiver has been full.
+    pub(crate) full_since: Option<Duration>,
+    /// Held until the first place.
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) is_told_to_wait: bool,
+    events: Sender<Event>,
+}
+
+/// When things happened to a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    pub(crate) submitted: Duration,
+    pub(crate) placed: Option<Duration>,
+    pub(crate) first_token: Option<Duration>,
+}
+
+impl Stream {
+    pub(crate) fn new(
+        (id, now): (u64, Duration),
+        request: Request,
+        events: Sender<Event>,
+        ticket: Option<Ticket>,
+    ) -> Self {
+        let params = request.params;
+        Self {
+            id,
+            n_prompt: params.prompt.len(),
+            tokens: params.prompt,
+            held: 0,
+            slot: usize::MAX,
+            sampling: params.sampling,
+            penalties: params.penalties,
+            stop_tokens: params.stop_tokens,
+            max_tokens: params.max_tokens,
+            logprobs: params.logprobs,
+            constraint: params.constraint,
+            usage: Usage::default(),
+            times: Times { submitted: now, ..Times::default() },
+            full_since: None,
+            ticket,
+            is_told_to_wait: false,
+            events,
+        }
+    }
+
+    /// Tokens of the answer so far.
+    pub(crate) fn answer(&self) -> &[u32] {
+        &self.tokens[self.n_prompt..]
+    }
+
+    /// Known tokens that the slot does not hold yet.
+    pub(crate) fn rest(&self) -> usize {
+        self.tokens.len() - self.held
+    }
+
+    /// Whether feeding `rows` more tokens ends the prompt for the first time. The last token is
+    /// then left uncommitted, so that the anchor lies before it: the same prompt again, and a
+    /// next turn that differs in that token, both resume there.
+    pub(crate) fn ends_prompt(&self, rows: usize) -> bool {
+        self.tokens.len() == self.n_prompt && rows > 1 && self.held + rows == self.n_prompt
+    }
+
+    /// Tells the receiver. The channel is unbounded; `Scheduler` bounds it by giving no tokens to
+    /// a stream whose receiver is full. A receiver that is gone is noticed by the next step.
+    pub(crate) fn tell(&self, event: Event) {
+        let _ = self.events.try_send(event);
+    }
+
+    /// Whether nobody listens any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// Events that were not read yet.
+    pub(crate) fn n_unread(&self) -> usize {
+        self.events.len()
+    }
+
+    /// The usage at the end.
+    pub(crate) fn final_usage(&self, now: Duration) -> Usage {
+        let placed = self.times.placed.unwrap_or(now);
+        let first = self.times.first_token.unwrap_or(now);
+        Usage {
+            queued: placed.saturating_sub(self.times.submitted),
+            prefill: first.saturating_sub(placed),
+            decode: now.saturating_sub(first),
+            ..self.usage
+        }
+    }
+}

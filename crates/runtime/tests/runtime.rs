@@ -1,0 +1,223 @@
+//! The scheduler's promises one by one, and the thread around it.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use common::{N_VOCAB, POISON, Parity, Rng, expected, hash_model};
+use engine::Sampling;
+use runtime::fake::FakeEngine;
+use runtime::{
+    Event, Events, Failure, Limits, Params, Progress, Refusal, Request, Runtime, Scheduler,
+    SchedulerOptions, Stats, SystemClock,
+};
+
+fn engine(n_slots: usize) -> FakeEngine {
+    FakeEngine::new(N_VOCAB, n_slots, 8192, hash_model())
+}
+
+fn scheduler(engine: FakeEngine, options: SchedulerOptions) -> Scheduler<SystemClock> {
+    Scheduler::new(Box::new(engine), options, SystemClock::start(), Arc::new(Stats::default()))
+}
+
+fn prompt(seed: u64, n: usize) -> Vec<u32> {
+    let mut rng = Rng(seed);
+    (0..n).map(|_| rng.below(N_VOCAB - 1) as u32).collect()
+}
+
+fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
+    Limits { context: 8192, n_vocab: N_VOCAB }.check(Params::greedy(prompt, max_tokens)).unwrap()
+}
+
+fn submit(scheduler: &mut Scheduler<SystemClock>, request: Request) -> Events {
+    let (sender, events) = async_channel::unbounded();
+    scheduler.submit(request, sender);
+    events
+}
+
+fn read(events: &Events) -> Vec<Event> {
+    std::iter::from_fn(|| events.try_recv().ok()).collect()
+}
+
+fn tokens(events: &[Event]) -> Vec<u32> {
+    let token = |event: &Event| match event {
+        Event::Token(token) => Some(token.id),
+        _ => None,
+    };
+    events.iter().filter_map(token).collect()
+}
+
+fn cached(events: &[Event]) -> usize {
+    let started = events.iter().find_map(|event| match event {
+        Event::Started { cached_tokens, .. } => Some(*cached_tokens),
+        _ => None,
+    });
+    started.unwrap()
+}
+
+#[test]
+fn a_short_newcomer_does_not_wait_for_answers_or_long_prompts() {
+    let engine = engine(4).with_step(64, 4);
+    let mut scheduler =
+        scheduler(engine, SchedulerOptions { prefill_rows: 32, ..SchedulerOptions::default() });
+    let answering = submit(&mut scheduler, request(prompt(1, 4), 4000));
+    let reading = submit(&mut scheduler, request(prompt(2, 6000), 10));
+    (0..5).for_each(|_| assert_eq!(scheduler.step(), Progress::Worked));
+    let (n_answering, n_reading) = (read(&answering).len(), read(&reading).len());
+    assert!(n_answering > 4 && n_reading > 2);
+    let newcomer = submit(&mut scheduler, request(prompt(3, 12), 10));
+    (0..2).for_each(|_| assert_eq!(scheduler.step(), Progress::Worked));
+    assert!(!tokens(&read(&newcomer)).is_empty(), "two steps are enough for 12 tokens");
+    assert_eq!(tokens(&read(&answering)).len(), 2, "and nobody missed a step");
+    assert!(!read(&reading).is_empty());
+}
+
+#[test]
+fn the_next_turn_the_same_prompt_and_a_sibling_start_where_they_can() {
+    let mut scheduler = scheduler(engine(2), SchedulerOptions::default());
+    let first = prompt(4, 700);
+    let events = submit(&mut scheduler, request(first.clone(), 20));
+    while scheduler.step() != Progress::Idle {}
+    let answer = tokens(&read(&events));
+
+    let same = submit(&mut scheduler, request(first.clone(), 20));
+    while scheduler.step() != Progress::Idle {}
+    let same = read(&same);
+    assert_eq!((cached(&same), tokens(&same)), (699, answer.clone()));
+
+    let next = submit(&mut scheduler, request([first, answer, prompt(5, 9)].concat(), 3));
+    while scheduler.step() != Progress::Idle {}
+    assert_eq!(cached(&read(&next)), 719, "all but the answer's last token was computed");
+
+    // Two that come together: the second waits for the first one's prompt instead of computing
+    // it as well.
+    let pair = [0, 1].map(|_| submit(&mut scheduler, request(prompt(6, 2000), 5)));
+    while scheduler.step() != Progress::Idle {}
+    let [one, two] = pair.map(|events| read(&events));
+    assert_eq!((cached(&one), cached(&two)), (0, 1999));
+    assert_eq!(tokens(&one), tokens(&two));
+}
+
+#[test]
+fn who_leaves_frees_the_place_in_one_step_and_leaves_the_work() {
+    let mut scheduler = scheduler(engine(1), SchedulerOptions::default());
+    let gone = submit(&mut scheduler, request(prompt(7, 640), 100));
+    (0..5).for_each(|_| drop(scheduler.step()));
+    let waiting = submit(&mut scheduler, request(prompt(7, 640), 3));
+    let _ = scheduler.step();
+    assert_eq!(read(&waiting), [Event::Queued { ahead: 0 }]);
+    drop(gone);
+    let _ = scheduler.step();
+    assert_eq!(cached(&read(&waiting)), 384, "six steps of 64 rows were not lost");
+}
+
+#[test]
+fn a_reader_that_stops_holds_up_only_itself() {
+    let options = SchedulerOptions {
+        event_buffer: 8,
+        stall_limit: Duration::from_millis(30),
+        ..SchedulerOptions::default()
+    };
+    let mut scheduler = scheduler(engine(2), options);
+    let asleep = submit(&mut scheduler, request(prompt(8, 5), 1000));
+    let awake = submit(&mut scheduler, request(prompt(9, 5), 200));
+    let mut n_tokens = 0;
+    while n_tokens < 200 {
+        assert_eq!(scheduler.step(), Progress::Worked);
+        n_tokens += tokens(&read(&awake)).len();
+    }
+    assert_eq!(asleep.len(), 8);
+    while scheduler.step() == Progress::Stalled {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(matches!(read(&asleep).last(), Some(Event::Failed(Failure::Stalled(_)))));
+    assert_eq!(scheduler.n_free_slots(), 2);
+}
+
+#[test]
+fn one_that_cannot_be_computed_fails_alone() {
+    let faults = |_: u64, feeds: &[engine::Feed<'_>]| {
+        feeds.iter().any(|feed| feed.tokens.contains(&POISON)).then(|| "planned".to_owned())
+    };
+    let mut scheduler =
+        scheduler(engine(3).with_faults(Box::new(faults)), SchedulerOptions::default());
+    let good = submit(&mut scheduler, request(prompt(10, 20), 20));
+    let bad = submit(&mut scheduler, request(vec![1, 2, POISON], 20));
+    while scheduler.step() != Progress::Idle {}
+    let params = Params::greedy(prompt(10, 20), 20);
+    assert_eq!(tokens(&read(&good)), expected(&params, false).0);
+    let failure = Failure::Engine("saved session: planned".to_owned());
+    assert_eq!(read(&bad).last(), Some(&Event::Failed(failure)));
+}
+
+#[test]
+fn company_changes_nothing() {
+    let params = |seed| Params {
+        sampling: Sampling { temperature: 0.8, top_p: 0.9, seed, ..Sampling::GREEDY },
+        constraint: (seed % 2 == 0).then(|| Box::new(Parity::default()) as _),
+        logprobs: Some(2),
+        ..Params::greedy(prompt(seed, 10 + 13 * seed as usize), 50)
+    };
+    let limits = Limits { context: 8192, n_vocab: N_VOCAB };
+    let run = |seeds: &[u64]| {
+        let mut scheduler = scheduler(engine(4), SchedulerOptions::default());
+        let events: Vec<Events> = seeds
+            .iter()
+            .map(|&seed| submit(&mut scheduler, limits.check(params(seed)).unwrap()))
+            .collect();
+        while scheduler.step() != Progress::Idle {}
+        let only_tokens = |event: &Event| matches!(event, Event::Token(_));
+        let told =
+            |events: &Events| read(events).into_iter().filter(only_tokens).collect::<Vec<Event>>();
+        events.iter().map(told).collect::<Vec<_>>()
+    };
+    let together = run(&[1, 2, 3, 4, 5, 6, 7]);
+    for (seed, answer) in (1..8).zip(together) {
+        assert_eq!(run(&[seed]), [answer], "seed {seed}");
+    }
+}
+
+#[test]
+fn the_thread_serves_refuses_and_ends() {
+    let engine = engine(1).with_step_time(Duration::from_millis(1));
+    let (runtime, ended) =
+        Runtime::spawn(Box::new(engine), SchedulerOptions::default(), 1).unwrap();
+    let request = |n| runtime.limits().check(Params::greedy(prompt(n, 10), 60)).unwrap();
+    let first = runtime.submit(request(1)).unwrap();
+    let began = first.recv_blocking();
+    assert!(matches!(began, Ok(Event::Started { .. })), "{began:?}");
+    while runtime.stats().running.load(Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    let second = runtime.submit(request(2)).unwrap();
+    let refused = runtime.submit(request(3));
+    assert!(matches!(refused, Err(Refusal::Busy { queued: 1, .. })), "{refused:?}");
+    runtime.shut_down(Duration::from_secs(20));
+    assert_eq!(runtime.submit(request(4)).err(), Some(Refusal::ShuttingDown));
+    let told: Vec<Event> = std::iter::from_fn(|| second.recv_blocking().ok()).collect();
+    assert_eq!(told.last(), Some(&Event::Failed(Failure::ShuttingDown)));
+    let told: Vec<Event> = std::iter::from_fn(|| first.recv_blocking().ok()).collect();
+    assert!(matches!(told.last(), Some(Event::Finished { .. })), "{:?}", told.last());
+    assert_eq!(tokens(&told).len(), 60);
+    ended.wait();
+}
+
+#[test]
+fn a_panic_of_the_engine_is_told_to_everybody() {
+    let faults = |n: u64, _: &[engine::Feed<'_>]| {
+        assert!(n < 5, "planned");
+        None
+    };
+    let engine = engine(2).with_faults(Box::new(faults));
+    let (runtime, ended) =
+        Runtime::spawn(Box::new(engine), SchedulerOptions::default(), 8).unwrap();
+    let request = runtime.limits().check(Params::greedy(prompt(1, 10), 60)).unwrap();
+    let events = runtime.submit(request).unwrap();
+    let told: Vec<Event> = std::iter::from_fn(|| events.recv_blocking().ok()).collect();
+    assert!(matches!(told.last(), Some(Event::Failed(Failure::Engine(_)))), "{:?}", told.last());
+    ended.wait();
+    let request = runtime.limits().check(Params::greedy(prompt(1, 10), 60)).unwrap();
+    assert_eq!(runtime.submit(request).err(), Some(Refusal::ShuttingDown));
+}
