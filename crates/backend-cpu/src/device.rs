@@ -51,6 +51,10 @@ impl Device for Cpu {
         Weight::new(tensor)
     }
 
+    fn load_vector(&mut self, tensor: &HostTensor) -> Result<Weight> {
+        Weight::vector(tensor)
+    }
+
     fn write(&mut self, dst: &mut Act<Floats>, first: usize, src: &[f32]) -> Result<()> {
         dst.buf[first * dst.cols..][..src.len()].copy_from_slice(src);
         Ok(())

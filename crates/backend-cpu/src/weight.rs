@@ -8,11 +8,7 @@ use quant::dot::Weights;
 
 use crate::device::NAME;
 
-/// Float tensors up to this many values (norms, biases, sinks, position biases) are decoded once, so
-/// that no step decodes or allocates.
-const SMALL: usize = 1 << 18;
-
-/// A weight: the mapped bytes, and small ones decoded.
+/// A weight: the mapped bytes, and the values of those that are used value by value.
 #[derive(Clone, Debug)]
 pub struct Weight {
     pub(crate) tensor: HostTensor,
@@ -23,7 +19,6 @@ impl Weight {
     /// Checks that this backend can compute with the tensor.
     pub(crate) fn new(tensor: &HostTensor) -> Result<Self> {
         let t = tensor;
-        let len = t.rows * t.cols * t.experts.max(1);
         if t.ty.is_integer() {
             // The table of hash routing; it is read entry by entry.
             return Ok(Self { tensor: t.clone(), values: None });
@@ -36,10 +31,15 @@ impl Weight {
                 found: source.to_string(),
             },
         )?;
-        let mut weight = Self { tensor: t.clone(), values: None };
-        if t.ty.is_float() && len <= SMALL {
-            weight.values = Some(weight.decode(t.data.bytes(), len)?);
-        }
+        Ok(Self { tensor: t.clone(), values: None })
+    }
+
+    /// A weight that is used value by value (a norm, a bias): decoded once, so that no step decodes
+    /// or allocates.
+    pub(crate) fn vector(tensor: &HostTensor) -> Result<Self> {
+        let mut weight = Self::new(tensor)?;
+        let len = tensor.rows * tensor.cols * tensor.experts.max(1);
+        weight.values = Some(weight.decode(tensor.data.bytes(), len)?);
         Ok(weight)
     }
 
@@ -52,7 +52,7 @@ impl Weight {
             .unwrap_or_else(|e| unreachable!("{}: `load` has checked the shape: {e}", t.name))
     }
 
-    /// All values: decoded at the start for small tensors, now for others.
+    /// All values: decoded at the start for vectors, now for others.
     pub(crate) fn values(&self) -> Result<Cow<'_, [f32]>> {
         match &self.values {
             Some(values) => Ok(Cow::Borrowed(values)),

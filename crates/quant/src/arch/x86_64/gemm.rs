@@ -44,6 +44,37 @@ impl Panel {
     }
 }
 
+/// Activation rows that are multiplied together: `n`-th and following of those in use.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    pub(super) index: Option<&'a [u32]>,
+    pub(super) n: usize,
+    pub(super) n_rows: usize,
+}
+
+impl Tile<'_> {
+    /// Where the tile's rows lie.
+    pub(super) fn rows<const N: usize>(&self) -> [usize; N] {
+        std::array::from_fn(|i| picked(self.index, self.n + i))
+    }
+
+    /// Where the following rows lie, to be fetched ahead; the last one stands in past the end.
+    pub(super) fn next_rows<const N: usize>(&self) -> [usize; N] {
+        std::array::from_fn(|i| picked(self.index, (self.n + N + i).min(self.n_rows - 1)))
+    }
+}
+
+/// Cuts `n_rows` into tiles of the given lengths, the longest first.
+pub(super) fn for_tiles(n_rows: usize, lengths: [usize; 3], mut visit: impl FnMut(usize, usize)) {
+    let mut n = 0;
+    for len in lengths {
+        while n + len <= n_rows {
+            visit(n, len);
+            n += len;
+        }
+    }
+}
+
 /// Outputs of up to `N` activation rows and 16 weight rows, kept between panels in the output itself.
 pub(super) struct Accumulators<const N: usize>([[f32; SIDE]; N]);
 
@@ -127,25 +158,20 @@ pub(super) unsafe fn blocks<F: Format>(
         // room for the largest panel.
         unsafe {
             pack::<F>(w, &panel, scratch);
-            let mut n = 0;
-            while n + 3 <= n_rows {
-                let rows = std::array::from_fn(|i| picked(index, n + i));
-                multiply::<F, 3>(&panel, acts, (rows, n), out, scratch);
-                n += 3;
-            }
-            match n_rows - n {
-                1 => multiply::<F, 1>(&panel, acts, ([picked(index, n)], n), out, scratch),
-                2 => {
-                    let rows = [picked(index, n), picked(index, n + 1)];
-                    multiply::<F, 2>(&panel, acts, (rows, n), out, scratch);
+            for_tiles(n_rows, [3, 2, 1], |n, len| {
+                let tile = Tile { index, n, n_rows };
+                match len {
+                    3 => multiply::<F, 3>(&panel, acts, tile, out, scratch),
+                    2 => multiply::<F, 2>(&panel, acts, tile, out, scratch),
+                    _ => multiply::<F, 1>(&panel, acts, tile, out, scratch),
                 }
-                _ => {}
-            }
+            });
         }
     });
 }
 
 /// Unpacks a panel.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn pack<F: Format>(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
     let n_blocks = panel.cols / F::LEN;
@@ -224,18 +250,26 @@ unsafe fn pack_scales<F: Format>(headers: &[Header; 8], meta: *mut u8) {
     }
 }
 
-/// All rows of the panel times `N` activation rows, which lie at `rows` and go to outputs from `n`.
+/// All rows of the panel times `N` activation rows.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply<F: Format, const N: usize>(
     panel: &Panel,
     acts: &RoundedRows,
-    (rows, n): ([usize; N], usize),
+    tile: Tile<'_>,
     out: &mut Out<'_>,
     scratch: &mut Scratch,
 ) {
     let n_blocks = panel.cols / F::LEN;
+    let (rows, next) = (tile.rows::<N>(), tile.next_rows::<N>());
+    let next = next.map(|row| acts.codes(row)[panel.first_col..].as_ptr());
     let codes = rows.map(|row| acts.codes(row)[panel.first_col..].as_ptr());
-    let corrections = bytes_of(&mut scratch.acts).cast::<i32>();
+    let near = bytes_of(&mut scratch.acts);
+    // SAFETY: the rows go on for the panel's width; a quarter of the buffer holds their codes.
+    let corrections = unsafe {
+        gather(codes.map(|row| row.cast()), panel.cols, near);
+        near.add(8 * PANEL_COLS).cast::<i32>()
+    };
     if F::OFFSET != 0 {
         for (i, codes) in codes.into_iter().enumerate() {
             for g in 0..panel.cols / 32 {
@@ -247,24 +281,53 @@ unsafe fn multiply<F: Format, const N: usize>(
             }
         }
     }
-    let tile = Tile::<N> {
-        codes,
+    let acts = ActTile::<N> {
+        codes: near,
         scales: rows.map(|row| acts.scales(row)[panel.first_col / F::LEN..].as_ptr()),
         sums: rows.map(|row| acts.sums(row)[panel.first_col / 16..].as_ptr()),
         corrections,
     };
     let (weights, meta) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     for side in 0..panel.rows.div_ceil(SIDE) {
-        let mut acc = Accumulators::<N>::load(panel, side, out, n);
+        let mut acc = Accumulators::<N>::load(panel, side, out, tile.n);
         for b in 0..n_blocks {
             let at = side * n_blocks + b;
+            if side == 0 {
+                // As many bytes of the rows that come next as this block takes.
+                for line in (b * F::LEN..(b + 1) * F::LEN).step_by(64) {
+                    for row in next {
+                        _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(line));
+                    }
+                }
+            }
             // SAFETY: `pack` has filled this block.
             unsafe {
                 let meta = meta.add(at * meta_bytes::<F>());
-                tile.block::<F>(weights.add(at * F::LEN * SIDE), meta, b, &mut acc);
+                acts.block::<F>(weights.add(at * F::LEN * SIDE), meta, b, &mut acc);
             }
         }
-        acc.store(panel, side, out, n);
+        acc.store(panel, side, out, tile.n);
+    }
+}
+
+/// Copies `bytes` of every row, 64 of each in turn: rows that lie a power of two apart would contend for
+/// the same few lines of the cache.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn gather<const N: usize>(rows: [*const u8; N], bytes: usize, near: *mut u8) {
+    for at in (0..bytes).step_by(64) {
+        for (i, row) in rows.into_iter().enumerate() {
+            // SAFETY: the caller has so many bytes on both sides. The last copy of a row of 32 codes may
+            // take only half a line.
+            unsafe {
+                let (from, to) = (row.add(at), near.add(at * N + 64 * i));
+                _mm256_storeu_si256(to.cast(), _mm256_loadu_si256(from.cast()));
+                if at + 32 < bytes {
+                    let high = _mm256_loadu_si256(from.add(32).cast());
+                    _mm256_storeu_si256(to.add(32).cast(), high);
+                }
+            }
+        }
     }
 }
 
@@ -299,14 +362,15 @@ unsafe fn correct<F: Format>(codes: *const i8, corrections: *mut i32) {
 }
 
 /// `N` activation rows at a panel's first column.
-struct Tile<const N: usize> {
-    codes: [*const i8; N],
+struct ActTile<const N: usize> {
+    /// 64 codes of every row in turn.
+    codes: *const u8,
     scales: [*const f32; N],
     sums: [*const i16; N],
     corrections: *const i32,
 }
 
-impl<const N: usize> Tile<N> {
+impl<const N: usize> ActTile<N> {
     /// One block of 16 rows.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
@@ -361,12 +425,13 @@ impl<const N: usize> Tile<N> {
                         sums[n] = [_mm256_set1_epi32(*self.corrections.add(at)); 2];
                     }
                 }
+                let codes = self.codes.add(at / 64 * N * 64 + at % 64);
                 for q in quad..quad + len {
                     let low = _mm256_loadu_si256(weights.add(64 * q).cast());
                     let high = _mm256_loadu_si256(weights.add(64 * q + 32).cast());
                     for n in 0..N {
-                        let codes = self.codes[n].add(at + 4 * q).cast::<i32>().read_unaligned();
-                        let codes = _mm256_set1_epi32(codes);
+                        let codes = codes.add(64 * n + 4 * q).cast::<i32>();
+                        let codes = _mm256_set1_epi32(*codes);
                         let products = _mm256_maddubs_epi16(low, codes);
                         sums[n][0] = _mm256_add_epi16(sums[n][0], products);
                         let products = _mm256_maddubs_epi16(high, codes);

@@ -6,9 +6,9 @@
 
 use std::arch::x86_64::*;
 
-use super::gemm::{Accumulators, Panel, SIDE, bytes_of};
+use super::gemm::{Accumulators, Panel, SIDE, Tile, bytes_of, for_tiles, gather};
 use super::lanes::{gather_f16, transpose, widen};
-use crate::dot::{Out, RoundedRows, Scratch, Weights, picked};
+use crate::dot::{Out, RoundedRows, Scratch, Weights};
 
 const BYTES: usize = 34;
 /// Bytes of 32 weights of 16 rows.
@@ -27,25 +27,19 @@ pub(super) unsafe fn q8_0(
         // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
         unsafe {
             pack(w, &panel, scratch);
-            let mut n = 0;
-            while n + 6 <= n_rows {
-                let rows = std::array::from_fn(|i| picked(index, n + i));
-                multiply::<6>(&panel, acts, (rows, n), out, scratch);
-                n += 6;
-            }
-            while n + 3 <= n_rows {
-                let rows = std::array::from_fn(|i| picked(index, n + i));
-                multiply::<3>(&panel, acts, (rows, n), out, scratch);
-                n += 3;
-            }
-            while n < n_rows {
-                multiply::<1>(&panel, acts, ([picked(index, n)], n), out, scratch);
-                n += 1;
-            }
+            for_tiles(n_rows, [6, 3, 1], |n, len| {
+                let tile = Tile { index, n, n_rows };
+                match len {
+                    6 => multiply::<6>(&panel, acts, tile, out, scratch),
+                    3 => multiply::<3>(&panel, acts, tile, out, scratch),
+                    _ => multiply::<1>(&panel, acts, tile, out, scratch),
+                }
+            });
         }
     });
 }
 
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
     let n_blocks = panel.cols / 32;
@@ -74,27 +68,39 @@ unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
     }
 }
 
-/// All rows of the panel times `N` activation rows, which lie at `rows` and go to outputs from `n`.
+/// All rows of the panel times `N` activation rows.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply<const N: usize>(
     panel: &Panel,
     acts: &RoundedRows,
-    (rows, n): ([usize; N], usize),
+    tile: Tile<'_>,
     out: &mut Out<'_>,
     scratch: &mut Scratch,
 ) {
     let n_blocks = panel.cols / 32;
-    let wide = rows.map(|row| acts.wide(row)[panel.first_col..].as_ptr().cast::<i32>());
+    let (rows, next) = (tile.rows::<N>(), tile.next_rows::<N>());
+    let row_at = |row| acts.wide(row)[panel.first_col..].as_ptr().cast::<u8>();
+    let next = next.map(row_at);
+    let near = bytes_of(&mut scratch.acts);
+    // SAFETY: the rows go on for the panel's width, two bytes a code.
+    unsafe { gather(rows.map(row_at), 2 * panel.cols, near) };
     let act_scales = rows.map(|row| acts.scales(row)[panel.first_col / 32..].as_ptr());
     let (weights, scales) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     for side in 0..panel.rows.div_ceil(SIDE) {
-        let mut acc = Accumulators::<N>::load(panel, side, out, n);
+        let mut acc = Accumulators::<N>::load(panel, side, out, tile.n);
         for b in 0..n_blocks {
             let at = side * n_blocks + b;
-            // SAFETY: `pack` has filled this block; every activation row goes on for the panel's
-            // width and has as many scales.
+            if side == 0 {
+                // A line of every row that comes next for each block of this one.
+                for row in next {
+                    _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(64 * b).cast());
+                }
+            }
+            // SAFETY: `pack` has filled this block and `gather` its activations, which have as many
+            // scales.
             unsafe {
-                let totals = block(weights.add(at * GROUP), wide.map(|act| act.add(16 * b)));
+                let totals = block::<N>(weights.add(at * GROUP), near.add(64 * N * b).cast());
                 let d = scales.add(at * 64).cast::<f32>();
                 let d = [_mm256_loadu_ps(d), _mm256_loadu_ps(d.add(8))];
                 for i in 0..N {
@@ -105,14 +111,14 @@ unsafe fn multiply<const N: usize>(
                 }
             }
         }
-        acc.store(panel, side, out, n);
+        acc.store(panel, side, out, tile.n);
     }
 }
 
 /// 32 weights of 16 rows times `N` activation rows.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn block<const N: usize>(weights: *const u8, acts: [*const i32; N]) -> [[__m256i; 2]; N] {
+unsafe fn block<const N: usize>(weights: *const u8, acts: *const i32) -> [[__m256i; 2]; N] {
     let mut totals = [[_mm256_setzero_si256(); 2]; N];
     for step in 0..16 {
         // SAFETY: the caller's block of `GROUP` bytes and 16 dwords of each activation row.
@@ -120,7 +126,7 @@ unsafe fn block<const N: usize>(weights: *const u8, acts: [*const i32; N]) -> [[
             let low = _mm256_loadu_si256(weights.add(64 * step).cast());
             let high = _mm256_loadu_si256(weights.add(64 * step + 32).cast());
             for (n, totals) in totals.iter_mut().enumerate() {
-                let act = _mm256_set1_epi32(acts[n].add(step).read_unaligned());
+                let act = _mm256_set1_epi32(*acts.add(16 * n + step));
                 totals[0] = _mm256_add_epi32(totals[0], _mm256_madd_epi16(low, act));
                 totals[1] = _mm256_add_epi32(totals[1], _mm256_madd_epi16(high, act));
             }

@@ -92,22 +92,12 @@ unsafe fn block_sum<F: Format>(block: *const u8, header: &Header, codes: *const 
     // Scales of the first halves of every 32 in the low lane, of the second halves in the high one.
     let halves = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
     let split = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(header.scales, halves));
-    let mut pairs = [0i32; 8];
-    if F::SCALES_OF_32 && F::LEN == 256 {
-        // SAFETY: eight dwords are the vector's 32 bytes.
-        unsafe {
-            let words = _mm256_cvtepi8_epi16(header.scales);
-            _mm256_storeu_si256(pairs.as_mut_ptr().cast(), words);
-        }
-    }
     for g in 0..F::LEN / 32 {
         // SAFETY: the caller's block and its codes.
         let products =
             unsafe { F::products(block, header, g, _mm256_loadu_si256(codes.add(32 * g).cast())) };
         let scale = if F::LEN == 32 {
             _mm256_set1_epi16(1)
-        } else if F::SCALES_OF_32 {
-            _mm256_set1_epi32(pairs[g])
         } else {
             let word = (2 * g) | (2 * g + 1) << 8;
             _mm256_shuffle_epi8(split, _mm256_set1_epi16(word as i16))
