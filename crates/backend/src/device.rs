@@ -108,6 +108,15 @@ pub trait Device {
     /// Memory cannot be had, or the type cannot be computed with.
     fn load(&mut self, tensor: &HostTensor) -> Result<Self::Weight>;
 
+    /// Takes a weight that is used value by value (norms, biases, sinks, position biases), not in
+    /// products.
+    ///
+    /// # Errors
+    /// As [`Device::load`].
+    fn load_vector(&mut self, tensor: &HostTensor) -> Result<Self::Weight> {
+        self.load(tensor)
+    }
+
     /// Takes weights that are read together; a backend may lay them side by side.
     ///
     /// # Errors

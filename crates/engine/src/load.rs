@@ -31,19 +31,19 @@ pub(crate) fn head<B: Ops>(
     hc: &HcTensors,
     norm: &HostTensor,
 ) -> Result<HeadWeights<B>> {
-    Ok(HeadWeights { hc: hc_weights(be, hc)?, norm: be.load(norm)? })
+    Ok(HeadWeights { hc: hc_weights(be, hc)?, norm: be.load_vector(norm)? })
 }
 
 fn hc_weights<B: Ops>(be: &mut B, t: &HcTensors) -> Result<HcWeights<B>> {
     Ok(HcWeights {
         project: be.load(&t.project)?,
-        base: be.load(&t.base)?,
-        scale: be.load(&t.scale)?,
+        base: be.load_vector(&t.base)?,
+        scale: be.load_vector(&t.scale)?,
     })
 }
 
 fn site<B: Ops>(be: &mut B, hc: &HcTensors, norm: &HostTensor) -> Result<SiteWeights<B>> {
-    Ok(SiteWeights { hc: hc_weights(be, hc)?, norm: be.load(norm)? })
+    Ok(SiteWeights { hc: hc_weights(be, hc)?, norm: be.load_vector(norm)? })
 }
 
 fn attention<B: Ops>(
@@ -70,11 +70,11 @@ fn attention<B: Ops>(
         kind,
         rope: config.rope(kind).clone(),
         q_a,
-        q_a_norm: be.load(&t.q_a_norm)?,
+        q_a_norm: be.load_vector(&t.q_a_norm)?,
         q_b: be.load(&t.q_b)?,
         kv,
-        kv_norm: be.load(&t.kv_norm)?,
-        sinks: be.load(&t.sinks)?,
+        kv_norm: be.load_vector(&t.kv_norm)?,
+        sinks: be.load_vector(&t.sinks)?,
         out_a: be.load(&t.out_a)?,
         out_b: be.load(&t.out_b)?,
         compressor,
@@ -91,8 +91,8 @@ fn compressor<B: Ops>(
     Ok(CompressorWeights {
         kv,
         gate,
-        position_bias: be.load(&t.position_bias)?,
-        norm: be.load(&t.norm)?,
+        position_bias: be.load_vector(&t.position_bias)?,
+        norm: be.load_vector(&t.norm)?,
         width: t.norm.cols,
         ratio,
     })
@@ -102,7 +102,7 @@ fn moe<B: Ops>(be: &mut B, t: &MoeTensors, clamps: (f32, f32)) -> Result<MoeWeig
     Ok(MoeWeights {
         gate: be.load(&t.gate)?,
         router: match &t.router {
-            RouterTensors::TopK { bias } => RouterWeights::TopK { bias: be.load(bias)? },
+            RouterTensors::TopK { bias } => RouterWeights::TopK { bias: be.load_vector(bias)? },
             RouterTensors::Hash { table } => RouterWeights::Hash { table: be.load(table)? },
         },
         routed: experts(be, &t.routed, clamps.0)?,

@@ -58,8 +58,8 @@ impl<B: Ops> Mtp<B> {
         Ok(Self {
             embedding_project: be.load(&t.embedding_project)?,
             streams_project: be.load(&t.streams_project)?,
-            embedding_norm: be.load(&t.embedding_norm)?,
-            streams_norm: be.load(&t.streams_norm)?,
+            embedding_norm: be.load_vector(&t.embedding_norm)?,
+            streams_norm: be.load_vector(&t.streams_norm)?,
             block: [load::layer(be, &t.block, c, clamps)?],
             head: load::head(be, &t.hc, &t.norm)?,
             token: be.alloc("mtp_token", rows, c.hidden)?,

@@ -117,15 +117,15 @@ impl<'a, B: Ops> Feed<'a, B> {
             Ok(CompressorWeights {
                 kv: be.load(&weight(seed, F32, 1, cols, 64))?,
                 gate: be.load(&weight(seed, F32, 1, cols, 64))?,
-                position_bias: be.load(&weight(seed + 1, F32, 1, ratio, cols))?,
-                norm: be.load(&vector(seed + 2, width))?,
+                position_bias: be.load_vector(&weight(seed + 1, F32, 1, ratio, cols))?,
+                norm: be.load_vector(&vector(seed + 2, width))?,
                 width,
                 ratio,
             })
         };
         let attention = compressor(20, case.head_dim)?;
         let index = compressor(30, 64)?;
-        let sinks = be.load(&offsets(40, case.heads))?;
+        let sinks = be.load_vector(&offsets(40, case.heads))?;
         Ok(Self { case, config, attention, index, sinks })
     }
 

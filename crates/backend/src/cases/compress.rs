@@ -60,8 +60,8 @@ impl Case for Compress {
         let w = CompressorWeights {
             kv: be.load(&weight(1, F32, 1, cols, 64))?,
             gate: be.load(&weight(2, F32, 1, cols, 64))?,
-            position_bias: be.load(&weight(3, F32, 1, ratio, cols))?,
-            norm: be.load(&vector(4, self.width))?,
+            position_bias: be.load_vector(&weight(3, F32, 1, ratio, cols))?,
+            norm: be.load_vector(&vector(4, self.width))?,
             width: self.width,
             ratio,
         };

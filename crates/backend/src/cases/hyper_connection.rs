@@ -42,8 +42,8 @@ impl Site {
     fn hc<B: Ops>(&self, be: &mut B, mix: usize, scales: usize) -> Result<HcWeights<B>> {
         Ok(HcWeights {
             project: be.load(&weight(3, self.ty, 1, mix, self.streams * self.hidden))?,
-            base: be.load(&offsets(4, mix))?,
-            scale: be.load(&vector(5, scales))?,
+            base: be.load_vector(&offsets(4, mix))?,
+            scale: be.load_vector(&vector(5, scales))?,
         })
     }
 }
@@ -68,9 +68,9 @@ impl Case for Site {
         prepare(be, &config, RowFormat::F32, self.rows)?;
         let (mix, wide) = (config.hc.mix_len(), self.streams * self.hidden);
         let hc = self.hc(be, mix, 3)?;
-        let site = SiteWeights { hc, norm: be.load(&vector(6, self.hidden))? };
+        let site = SiteWeights { hc, norm: be.load_vector(&vector(6, self.hidden))? };
         let head_hc = self.hc(be, self.streams, 1)?;
-        let head = HeadWeights { hc: head_hc, norm: be.load(&vector(6, self.hidden))? };
+        let head = HeadWeights { hc: head_hc, norm: be.load_vector(&vector(6, self.hidden))? };
         let to_vocab = be.load(&weight(7, F32, 1, config.n_vocab, self.hidden))?;
         let (x, y) = (values(1, self.rows * wide), values(2, self.rows * self.hidden));
         let mut result = Vec::new();

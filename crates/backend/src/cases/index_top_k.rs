@@ -71,8 +71,8 @@ impl Case for IndexTopK {
         let w = CompressorWeights {
             kv: be.load(&weight(1, F32, 1, 2 * self.dim, 64))?,
             gate: be.load(&weight(1, F32, 1, 2 * self.dim, 64))?,
-            position_bias: be.load(&weight(2, F32, 1, 4, 2 * self.dim))?,
-            norm: be.load(&vector(3, self.dim))?,
+            position_bias: be.load_vector(&weight(2, F32, 1, 4, 2 * self.dim))?,
+            norm: be.load_vector(&vector(3, self.dim))?,
             width: self.dim,
             ratio: 4,
         };

@@ -42,7 +42,7 @@ impl Case for Norm {
     fn run<B: Ops>(&self, be: &mut B, chunk: usize) -> Result<Vec<f32>> {
         prepare(be, &config(), RowFormat::F32, self.rows)?;
         let (cols, x) = (self.cols, values(1, self.rows * self.cols));
-        let w = be.load(&vector(2, cols))?;
+        let w = be.load_vector(&vector(2, cols))?;
         let mut result = Vec::new();
         for range in chunks(self.rows, chunk) {
             let input = filled(be, "x", cols, &x[range.start * cols..range.end * cols])?;

@@ -51,7 +51,7 @@ impl Case for Route {
         let mut bias_tensor = offsets(2, self.experts);
         let bytes = bias.iter().flat_map(|v| v.to_le_bytes()).collect();
         bias_tensor.data = gguf::TensorData::from_vec(bytes);
-        let bias = be.load(&bias_tensor)?;
+        let bias = be.load_vector(&bias_tensor)?;
         let table = be.load(&table(3, 64, self.used, self.experts))?;
         let mut result = Vec::new();
         for range in chunks(self.rows, chunk) {

@@ -71,7 +71,7 @@ impl Case for Experts {
         prepare(be, &config, RowFormat::F32, self.rows)?;
         let moe = MoeWeights {
             gate: be.load(&weight(10, F32, 1, self.experts, self.hidden))?,
-            router: RouterWeights::TopK { bias: be.load(&offsets(11, self.experts))? },
+            router: RouterWeights::TopK { bias: be.load_vector(&offsets(11, self.experts))? },
             routed: self.weights(be, 20, self.experts)?,
             shared: self.weights(be, 30, 1)?,
         };
