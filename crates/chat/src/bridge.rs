@@ -67,7 +67,9 @@ impl<C: Send + 'static> Pump<C> {
 
     /// Puts one input in and takes out what it leads to. Input after the end leads to nothing.
     pub(crate) fn push(&mut self, chunk: InferenceChunk) -> Result<Vec<C>, StreamError> {
-        self.input().chunks.push_back(chunk);
+        if !self.is_finished {
+            self.input().chunks.push_back(chunk);
+        }
         self.drain()
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use deepseek_recipe_core::conversation::ReasoningEffort;
+use tokenizer::Tokenizer;
 
 /// What only the prompt templates of 0731 and 0813 say, for max.
 const EFFORT_0731: &str = "Beyond maximum";
@@ -89,6 +90,12 @@ pub struct FormatHints<'a> {
 }
 
 impl<'a> FormatHints<'a> {
+    /// The hints in a vocabulary alone, as a `tokenizer.json` has it: none but V4.1's token.
+    pub fn from_tokenizer(tokenizer: &Tokenizer) -> Self {
+        let has_system_token = tokenizer.special_id(V4_1_TOKEN).is_some();
+        Self { has_system_token, ..Self::default() }
+    }
+
     /// Collects the hints in the metadata of a GGUF file.
     ///
     /// # Errors
@@ -135,6 +142,8 @@ impl Detected {
 /// What tells a prompt format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
+    /// Somebody asked for it.
+    Asked,
     /// The effort texts in the chat template.
     ChatTemplate,
     /// The version of the base model.
@@ -148,6 +157,7 @@ pub enum Evidence {
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Asked => "as asked for",
             Self::ChatTemplate => "by the effort texts of its chat template",
             Self::BaseModelVersion => "by the version of its base model",
             Self::Name => "by the date in its name",

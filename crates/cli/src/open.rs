@@ -87,8 +87,16 @@ impl ModelArgs {
         }
     }
 
-    /// Opens everything.
+    /// Opens everything, for one conversation.
     pub(crate) fn open(&self) -> anyhow::Result<Loaded> {
+        self.open_sized(|config| self.options(config))
+    }
+
+    /// Opens everything, with an engine of these sizes.
+    pub(crate) fn open_sized(
+        &self,
+        options: impl FnOnce(&Config) -> Options,
+    ) -> anyhow::Result<Loaded> {
         let gguf = self.file()?;
         let config = Config::from_gguf(&gguf)?;
         let tokenizer = Tokenizer::from_metadata(gguf.metadata())
@@ -100,7 +108,7 @@ impl ModelArgs {
                 (found.format, found.is_guess())
             }
         };
-        let options = self.options(&config);
+        let options = options(&config);
         let (engine, plan) = self.engine(&gguf, &config, options)?;
         Ok(Loaded { gguf, config, tokenizer: Arc::new(tokenizer), format, engine, plan })
     }
