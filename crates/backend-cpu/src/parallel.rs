@@ -150,7 +150,7 @@ mod tests {
             for i in 0..n {
                 let range = part(len, unit, i, n);
                 assert_eq!(range.start, next);
-                assert!(range.end == len || range.end % unit == 0);
+                assert!(range.end == len || range.end.is_multiple_of(unit));
                 next = range.end;
             }
             assert_eq!(next, len);

@@ -76,7 +76,7 @@ pub(super) fn for_tiles(n_rows: usize, lengths: [usize; 3], mut visit: impl FnMu
 }
 
 /// Outputs of up to `N` activation rows and 16 weight rows, kept between panels in the output itself.
-pub(super) struct Accumulators<const N: usize>([[f32; SIDE]; N]);
+pub(super) struct Accumulators<const N: usize>(pub(super) [[f32; SIDE]; N]);
 
 impl<const N: usize> Accumulators<N> {
     #[inline]
@@ -129,11 +129,11 @@ impl<const N: usize> Accumulators<N> {
 
 /// Bytes that belong to one block of 16 rows beside its weights: scales (a pair of words for every 16
 /// or 32 weights and row), minima (a pair for every 32), `d` and `dmin`.
-const fn meta_bytes<F: Format>() -> usize {
+pub(super) const fn meta_bytes<F: Format>() -> usize {
     mins_at::<F>() + if F::MINS { 8 * 64 } else { 0 } + 128
 }
 
-const fn mins_at<F: Format>() -> usize {
+pub(super) const fn mins_at<F: Format>() -> usize {
     if F::LEN == 32 {
         0
     } else if F::SCALES_OF_32 {
@@ -173,7 +173,7 @@ pub(super) unsafe fn blocks<F: Format>(
 /// Unpacks a panel.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pack<F: Format>(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
+pub(super) unsafe fn pack<F: Format>(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
     let n_blocks = panel.cols / F::LEN;
     let (weights, meta) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     for side in 0..panel.rows.div_ceil(SIDE) {

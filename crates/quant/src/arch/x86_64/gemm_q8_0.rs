@@ -41,7 +41,7 @@ pub(super) unsafe fn q8_0(
 
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
+pub(super) unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
     let n_blocks = panel.cols / 32;
     let (weights, scales) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     for side in 0..panel.rows.div_ceil(SIDE) {

@@ -1,4 +1,4 @@
-//! AVX2 (with FMA and F16C).
+//! AVX2 (with FMA and F16C), and AVX-512 with VNNI.
 
 mod float;
 mod formats;
@@ -7,6 +7,7 @@ mod gemm_q8_0;
 mod gemv;
 mod lanes;
 mod quantize;
+mod vnni;
 
 use super::Isa;
 use crate::TensorType;
@@ -25,11 +26,22 @@ static AVX2: Isa = Isa {
     weighted_sum,
 };
 
+static VNNI: Isa = Isa { name: "avx512-vnni", matmul: matmul_vnni, ..AVX2 };
+
+/// The tables that this machine can run, slowest first.
 pub(super) fn available() -> Vec<&'static Isa> {
+    let mut tables = Vec::new();
     let avx2 = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c");
-    if avx2 { vec![&AVX2] } else { Vec::new() }
+    if avx2 {
+        tables.push(&AVX2);
+    }
+    let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    if avx2 && avx512 && is_x86_feature_detected!("avx512vnni") {
+        tables.push(&VNNI);
+    }
+    tables
 }
 
 /// Few activation rows are multiplied straight from the stored blocks; from this many on it pays to
@@ -60,6 +72,29 @@ unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &
             TensorType::Iq2Xxs => gemm::blocks::<Iq2Xxs>(w, rows, index, out, scratch),
             // `Kernels::matmul` has compared the formats.
             ty => unreachable!("{ty} has no int8 products"),
+        }
+    }
+}
+
+/// One or two activation rows wait for memory whatever the instructions, so AVX2 serves them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn matmul_vnni(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &mut Scratch) {
+    let (rows, index) = match *acts {
+        Acts::Rounded { rows, index } if out.rows() >= GEMM_ROWS => (rows, index),
+        // SAFETY: AVX2 is among this function's features.
+        _ => return unsafe { matmul(w, acts, out, scratch) },
+    };
+    // SAFETY: this function has the features that those need, and the format is each one's own.
+    unsafe {
+        match w.ty() {
+            TensorType::Q8_0 => vnni::q8_0(w, rows, index, out, scratch),
+            TensorType::Mxfp4 => vnni::blocks::<Mxfp4>(w, rows, index, out, scratch),
+            TensorType::Q2K => vnni::blocks::<Q2K>(w, rows, index, out, scratch),
+            TensorType::Q4K => vnni::blocks::<Q4K>(w, rows, index, out, scratch),
+            TensorType::Q6K => vnni::blocks::<Q6K>(w, rows, index, out, scratch),
+            TensorType::Iq2Xxs => vnni::blocks::<Iq2Xxs>(w, rows, index, out, scratch),
+            // `Kernels::matmul` has compared the formats.
+            ty => unreachable!("{ty} has no integer products"),
         }
     }
 }

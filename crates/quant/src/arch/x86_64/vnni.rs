@@ -1,0 +1,256 @@
+//! AVX-512 with VNNI, for many activation rows: the panels are those of AVX2, of which one vector now
+//! holds 16 rows, and products are summed in int32 by the multiplication itself.
+
+use std::arch::x86_64::*;
+
+use super::formats::Format;
+use super::gemm::{self, Accumulators, Panel, SIDE, Tile, bytes_of, for_tiles, gather};
+use super::gemm_q8_0;
+use crate::dot::{Out, RoundedRows, Scratch, Weights};
+
+/// Activation rows that are multiplied together: sums and accumulators of eight take half the registers.
+const TILES: [usize; 3] = [8, 4, 1];
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn q8_0(
+    w: &Weights<'_>,
+    acts: &RoundedRows,
+    index: Option<&[u32]>,
+    out: &mut Out<'_>,
+    scratch: &mut Scratch,
+) {
+    let n_rows = out.rows();
+    Panel::each(w, |panel| {
+        // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
+        unsafe {
+            gemm_q8_0::pack(w, &panel, scratch);
+            for_tiles(n_rows, TILES, |n, len| {
+                let tile = Tile { index, n, n_rows };
+                match len {
+                    8 => multiply_q8_0::<8>(&panel, acts, tile, out, scratch),
+                    4 => multiply_q8_0::<4>(&panel, acts, tile, out, scratch),
+                    _ => multiply_q8_0::<1>(&panel, acts, tile, out, scratch),
+                }
+            });
+        }
+    });
+}
+
+/// Any format but Q8_0.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn blocks<F: Format>(
+    w: &Weights<'_>,
+    acts: &RoundedRows,
+    index: Option<&[u32]>,
+    out: &mut Out<'_>,
+    scratch: &mut Scratch,
+) {
+    let n_rows = out.rows();
+    Panel::each(w, |panel| {
+        // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
+        unsafe {
+            gemm::pack::<F>(w, &panel, scratch);
+            for_tiles(n_rows, TILES, |n, len| {
+                let tile = Tile { index, n, n_rows };
+                match len {
+                    8 => multiply::<F, 8>(&panel, acts, tile, out, scratch),
+                    4 => multiply::<F, 4>(&panel, acts, tile, out, scratch),
+                    _ => multiply::<F, 1>(&panel, acts, tile, out, scratch),
+                }
+            });
+        }
+    });
+}
+
+/// All rows of a Q8_0 panel times `N` activation rows.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn multiply_q8_0<const N: usize>(
+    panel: &Panel,
+    acts: &RoundedRows,
+    tile: Tile<'_>,
+    out: &mut Out<'_>,
+    scratch: &mut Scratch,
+) {
+    let n_blocks = panel.cols / 32;
+    let rows = tile.rows::<N>();
+    let near = bytes_of(&mut scratch.acts);
+    let row_at = |row| acts.wide(row)[panel.first_col..].as_ptr().cast::<u8>();
+    // SAFETY: the rows go on for the panel's width, two bytes a code.
+    unsafe { gather(rows.map(row_at), 2 * panel.cols, near) };
+    let act_scales = rows.map(|row| acts.scales(row)[panel.first_col / 32..].as_ptr());
+    let (weights, scales) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
+    for side in 0..panel.rows.div_ceil(SIDE) {
+        let mut sums = Sums::<N>::load(panel, side, out, tile.n);
+        for b in 0..n_blocks {
+            let at = side * n_blocks + b;
+            let mut totals = [_mm512_setzero_si512(); N];
+            // SAFETY: `pack` has filled this block and `gather` its activations, which have as many
+            // scales.
+            unsafe {
+                let acts = near.add(64 * N * b).cast::<i32>();
+                for step in 0..16 {
+                    let pairs = _mm512_loadu_si512(weights.add(at * 1024 + 64 * step).cast());
+                    for (n, total) in totals.iter_mut().enumerate() {
+                        let act = _mm512_set1_epi32(*acts.add(16 * n + step));
+                        *total = _mm512_dpwssd_epi32(*total, pairs, act);
+                    }
+                }
+                let d = _mm512_loadu_ps(scales.add(at * 64).cast());
+                for n in 0..N {
+                    sums.add(n, totals[n], d, *act_scales[n].add(b));
+                }
+            }
+        }
+        sums.store(panel, side, out, tile.n);
+    }
+}
+
+/// All rows of a panel times `N` activation rows.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn multiply<F: Format, const N: usize>(
+    panel: &Panel,
+    acts: &RoundedRows,
+    tile: Tile<'_>,
+    out: &mut Out<'_>,
+    scratch: &mut Scratch,
+) {
+    let n_blocks = panel.cols / F::LEN;
+    let rows = tile.rows::<N>();
+    let near = bytes_of(&mut scratch.acts);
+    let row_at = |row| acts.codes(row)[panel.first_col..].as_ptr().cast::<u8>();
+    // SAFETY: the rows go on for the panel's width.
+    unsafe { gather(rows.map(row_at), panel.cols, near) };
+    let act_scales = rows.map(|row| acts.scales(row)[panel.first_col / F::LEN..].as_ptr());
+    let act_sums = rows.map(|row| acts.sums(row)[panel.first_col / 16..].as_ptr());
+    let (weights, meta) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
+    for side in 0..panel.rows.div_ceil(SIDE) {
+        let mut sums = Sums::<N>::load(panel, side, out, tile.n);
+        for b in 0..n_blocks {
+            let at = side * n_blocks + b;
+            // SAFETY: `pack` has filled this block; its activations have as many scales and a sum per
+            // 16 codes.
+            unsafe {
+                let meta = meta.add(at * gemm::meta_bytes::<F>());
+                let weights = weights.add(at * F::LEN * SIDE);
+                let act_sums = act_sums.map(|sums| sums.add(b * F::LEN / 16));
+                let totals = block::<F, N>(weights, meta, (near, b * F::LEN), act_sums);
+                let d_at = meta.add(gemm::meta_bytes::<F>() - 128).cast::<f32>();
+                let (d, dmin) = (_mm512_loadu_ps(d_at), _mm512_loadu_ps(d_at.add(16)));
+                for n in 0..N {
+                    sums.add(n, totals[n], d, *act_scales[n].add(b));
+                }
+                if F::MINS {
+                    for n in 0..N {
+                        let total = mins::<F>(meta, act_sums[n]);
+                        sums.subtract(n, total, dmin, *act_scales[n].add(b));
+                    }
+                }
+            }
+        }
+        sums.store(panel, side, out, tile.n);
+    }
+}
+
+/// Exact sums of one block of 16 rows with `N` activation rows, which lie in `near` from `first` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn block<F: Format, const N: usize>(
+    weights: *const u8,
+    meta: *const u8,
+    (near, first): (*const u8, usize),
+    act_sums: [*const i16; N],
+) -> [__m512i; N] {
+    let mut totals = [_mm512_setzero_si512(); N];
+    // Runs of weights that share a scale.
+    let quads = if F::SCALES_OF_32 { 8 } else { 4 };
+    for run in 0..F::LEN / 4 / quads {
+        // SAFETY: the caller's block, its activations and their sums.
+        unsafe {
+            let mut products: [__m512i; N] = std::array::from_fn(|n| {
+                let sum = match quads {
+                    8 => *act_sums[n].add(2 * run) + *act_sums[n].add(2 * run + 1),
+                    _ => *act_sums[n].add(run),
+                };
+                _mm512_set1_epi32(-i32::from(F::OFFSET) * i32::from(sum))
+            });
+            for quad in run * quads..(run + 1) * quads {
+                let weights = _mm512_loadu_si512(weights.add(64 * quad).cast());
+                let at = first + 4 * quad;
+                let acts = near.add(at / 64 * N * 64 + at % 64);
+                for (n, products) in products.iter_mut().enumerate() {
+                    let act = _mm512_set1_epi32(*acts.add(64 * n).cast::<i32>());
+                    *products = _mm512_dpbusd_epi32(*products, weights, act);
+                }
+            }
+            for n in 0..N {
+                let scaled = if F::LEN == 32 {
+                    products[n]
+                } else {
+                    // The scale is there twice, as a pair of words.
+                    let pair = _mm512_loadu_si512(meta.add(64 * run).cast());
+                    _mm512_mullo_epi32(products[n], _mm512_srai_epi32::<16>(pair))
+                };
+                totals[n] = _mm512_add_epi32(totals[n], scaled);
+            }
+        }
+    }
+    totals
+}
+
+/// Exact sum of the minima of one block of 16 rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn mins<F: Format>(meta: *const u8, act_sums: *const i16) -> __m512i {
+    let mut total = _mm512_setzero_si512();
+    for pair in 0..8 {
+        // SAFETY: the caller's block has eight pairs of minima, its activations 16 sums.
+        unsafe {
+            let mins = _mm512_loadu_si512(meta.add(gemm::mins_at::<F>() + 64 * pair).cast());
+            let sums = act_sums.add(2 * pair).cast::<i32>().read_unaligned();
+            total = _mm512_dpwssd_epi32(total, mins, _mm512_set1_epi32(sums));
+        }
+    }
+    total
+}
+
+/// The accumulators of 16 weight rows and `N` activation rows, in registers.
+struct Sums<const N: usize>([__m512; N]);
+
+impl<const N: usize> Sums<N> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) -> Self {
+        let floats = Accumulators::<N>::load(panel, side, out, n);
+        // SAFETY: every row has 16 floats.
+        Self(floats.0.map(|row| unsafe { _mm512_loadu_ps(row.as_ptr()) }))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store(&self, panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) {
+        let mut floats = Accumulators::<N>([[0.0; SIDE]; N]);
+        for (row, sums) in floats.0.iter_mut().zip(self.0) {
+            // SAFETY: every row has 16 floats.
+            unsafe { _mm512_storeu_ps(row.as_mut_ptr(), sums) };
+        }
+        floats.store(panel, side, out, n);
+    }
+
+    /// `sum = fma(total, d * scale, sum)`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn add(&mut self, n: usize, total: __m512i, d: __m512, scale: f32) {
+        let scale = _mm512_mul_ps(d, _mm512_set1_ps(scale));
+        self.0[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), scale, self.0[n]);
+    }
+
+    /// `sum = fma(-total, d * scale, sum)`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn subtract(&mut self, n: usize, total: __m512i, d: __m512, scale: f32) {
+        let scale = _mm512_mul_ps(d, _mm512_set1_ps(scale));
+        self.0[n] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(total), scale, self.0[n]);
+    }
+}
