@@ -57,9 +57,7 @@ pub(crate) enum BackendArg {
 
 /// A model that answers.
 pub(crate) struct Loaded {
-    /// The file.
-    pub(crate) gguf: Gguf,
-    /// Its constants.
+    /// The model's constants.
     pub(crate) config: Config,
     /// Its vocabulary.
     pub(crate) tokenizer: Arc<Tokenizer>,
@@ -110,7 +108,7 @@ impl ModelArgs {
         };
         let options = options(&config);
         let (engine, plan) = self.engine(&gguf, &config, options)?;
-        Ok(Loaded { gguf, config, tokenizer: Arc::new(tokenizer), format, engine, plan })
+        Ok(Loaded { config, tokenizer: Arc::new(tokenizer), format, engine, plan })
     }
 
     /// Sizes of an engine for one conversation.

@@ -18,7 +18,7 @@ impl Reading {
         let target =
             if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
-        let style = "reading {bar:30} {human_pos} of {human_len} tokens, {per_sec}, {eta} left";
+        let style = "reading {bar:30} {human_pos} of {human_len} tokens, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
