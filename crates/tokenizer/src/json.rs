@@ -3,11 +3,11 @@
 //! The format can describe many tokenizers; this crate is one of them. Every setting that would
 //! change a result is compared with the one implemented here.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use rustc_hash::FxHashMap;
 use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::Tokenizer;
@@ -31,8 +31,10 @@ const SPLITS: [&str; 3] = [
     ),
 ];
 
+/// The strings of the vocabulary and the merges, a quarter of a million, are borrowed from the
+/// text where it has them without escapes.
 #[derive(Deserialize)]
-struct File {
+struct File<'a> {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     #[serde(default)]
@@ -41,7 +43,8 @@ struct File {
     pre_tokenizer: Value,
     #[serde(default)]
     decoder: Value,
-    model: Model,
+    #[serde(borrow)]
+    model: Model<'a>,
 }
 
 #[derive(Deserialize)]
@@ -61,11 +64,12 @@ struct AddedToken {
 /// An unknown field could be one that changes results, so there must be none.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Model {
+struct Model<'a> {
     #[serde(default)]
     r#type: Value,
-    vocab: FxHashMap<String, u32>,
-    merges: Vec<Merge>,
+    #[serde(borrow)]
+    vocab: Vocab<'a>,
+    merges: Vec<Merge<'a>>,
     #[serde(default)]
     dropout: Value,
     #[serde(default)]
@@ -83,14 +87,45 @@ struct Model {
     _fuse_unk: Value,
 }
 
+/// A string of the file.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The base tokens with their ids, in the order of the file.
+struct Vocab<'a>(Vec<(Text<'a>, u32)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Vocab<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(VocabVisitor)
+    }
+}
+
+struct VocabVisitor;
+
+impl<'de> Visitor<'de> for VocabVisitor {
+    type Value = Vocab<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tokens and their ids")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Vocab<'de>, A::Error> {
+        let mut tokens = Vec::new();
+        while let Some(token) = map.next_entry()? {
+            tokens.push(token);
+        }
+        Ok(Vocab(tokens))
+    }
+}
+
 /// A merge: `"a b"`, or `["a", "b"]` in newer files.
-enum Merge {
-    Joined(String),
-    Pair(String, String),
+enum Merge<'a> {
+    Joined(Cow<'a, str>),
+    Pair(Text<'a>, Text<'a>),
 }
 
 /// By hand, because a derived untagged enum copies each of the 127,741 values first.
-impl<'de> Deserialize<'de> for Merge {
+impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         deserializer.deserialize_any(MergeVisitor)
     }
@@ -99,35 +134,45 @@ impl<'de> Deserialize<'de> for Merge {
 struct MergeVisitor;
 
 impl<'de> Visitor<'de> for MergeVisitor {
-    type Value = Merge;
+    type Value = Merge<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a merge: \"a b\" or [\"a\", \"b\"]")
     }
 
-    fn visit_str<E: de::Error>(self, joined: &str) -> std::result::Result<Merge, E> {
-        Ok(Merge::Joined(joined.to_owned()))
+    fn visit_str<E: de::Error>(self, joined: &str) -> std::result::Result<Merge<'de>, E> {
+        Ok(Merge::Joined(Cow::Owned(joined.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> std::result::Result<Merge, A::Error> {
+    fn visit_borrowed_str<E: de::Error>(
+        self,
+        joined: &'de str,
+    ) -> std::result::Result<Merge<'de>, E> {
+        Ok(Merge::Joined(Cow::Borrowed(joined)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(
+        self,
+        mut pair: A,
+    ) -> std::result::Result<Merge<'de>, A::Error> {
         let mut token =
             |at| pair.next_element()?.ok_or_else(|| de::Error::invalid_length(at, &"two tokens"));
         Ok(Merge::Pair(token(0)?, token(1)?))
     }
 }
 
-impl Merge {
+impl Merge<'_> {
     fn pair(&self) -> Option<(&str, &str)> {
         match self {
             Self::Joined(joined) => joined.split_once(' '),
-            Self::Pair(left, right) => Some((left, right)),
+            Self::Pair(left, right) => Some((&left.0, &right.0)),
         }
     }
 
     fn spelled(&self) -> String {
         match self {
-            Self::Joined(joined) => joined.clone(),
-            Self::Pair(left, right) => format!("{left} {right}"),
+            Self::Joined(joined) => joined.clone().into_owned(),
+            Self::Pair(left, right) => format!("{} {}", left.0, right.0),
         }
     }
 }
@@ -146,11 +191,11 @@ pub(crate) fn load(text: &[u8]) -> Result<Tokenizer> {
 
 /// Orders the base and the added tokens by id; the ids must have no gap. An added token may be
 /// in the base vocabulary as well, with the same spelling, and is then an added token.
-fn entries(file: &File) -> Result<Vec<Entry<'_>>> {
-    let token_count_max = file.model.vocab.len() + file.added_tokens.len();
-    let mut entries: Vec<Option<Entry<'_>>> = Vec::new();
-    let base = file.model.vocab.iter();
-    let base = base.map(|(text, &id)| (id, Entry { text, kind: Kind::Base }));
+fn entries<'a>(file: &'a File<'_>) -> Result<Vec<Entry<'a>>> {
+    let token_count_max = file.model.vocab.0.len() + file.added_tokens.len();
+    let mut entries: Vec<Option<Entry<'a>>> = Vec::new();
+    let base = file.model.vocab.0.iter();
+    let base = base.map(|(text, id)| (*id, Entry { text: &text.0, kind: Kind::Base }));
     let added = file.added_tokens.iter().map(|token| {
         // The first pass looks in the text as it is, the second in normalised text. They are
         // the same text here, but the order decides where spellings overlap.
@@ -186,7 +231,7 @@ fn entries(file: &File) -> Result<Vec<Entry<'_>>> {
     entries.iter().enumerate().map(|(id, entry)| entry.ok_or_else(|| gap(id))).collect()
 }
 
-fn check_settings(file: &File) -> Result<()> {
+fn check_settings(file: &File<'_>) -> Result<()> {
     let no_normalizer = |value: &Value| {
         value.is_null()
             || (kind(value) == "Sequence" && value["normalizers"] == Value::Array(vec![]))

@@ -80,7 +80,7 @@ fn mixed_text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(6000))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
     fn random_text_has_the_ids_that_the_reference_gives_it(text in mixed_text()) {
