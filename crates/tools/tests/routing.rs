@@ -1,5 +1,8 @@
 //! Routing on synthetic weights is spread over the experts, as training makes it in a real model:
 //! otherwise a benchmark would read the same few experts again and again, from the cache.
+//!
+//! On `mid` (32 experts, six a token) the layers reach 0.94 to 0.99 of the entropy of even use
+//! over 40 tokens, where even drawing would reach 0.985; every expert is used in every layer.
 
 use std::num::NonZeroUsize;
 

@@ -87,11 +87,7 @@ impl Args {
         if self.json { print_json(context, &lines) } else { print_table(context, &lines) }
     }
 
-    fn measure(
-        &self,
-        threads: Option<NonZeroUsize>,
-        lines: &mut Vec<Line>,
-    ) -> anyhow::Result<()> {
+    fn measure(&self, threads: Option<NonZeroUsize>, lines: &mut Vec<Line>) -> anyhow::Result<()> {
         let model = ModelArgs {
             model: self.model.clone(),
             backend: self.backend,

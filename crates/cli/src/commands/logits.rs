@@ -159,11 +159,7 @@ fn write_logits(path: &Path, logits: &[f32]) -> anyhow::Result<()> {
     std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn continue_greedily(
-    engine: &mut dyn Engine,
-    last: &[f32],
-    n: usize,
-) -> anyhow::Result<Vec<u32>> {
+fn continue_greedily(engine: &mut dyn Engine, last: &[f32], n: usize) -> anyhow::Result<Vec<u32>> {
     let mut ids = Vec::with_capacity(n);
     if n > 0 {
         ids.push(argmax(last));

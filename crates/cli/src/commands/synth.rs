@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tools::synth::{Progress, Request, Synth};
 
 use super::shape::{PresetArg, QuantArg};
+use crate::term::progress::bytes_bar;
 use crate::{Context, print};
 
 /// Flags of `keid synth`.
@@ -78,7 +78,8 @@ impl Args {
         context: &Context,
     ) -> anyhow::Result<()> {
         let total = synth.tensors().iter().map(|tensor| tensor.bytes()).sum();
-        let bar = bar(total, context.quiet);
+        let bar = bytes_bar("writing", context.quiet);
+        bar.set_length(total);
         let progress = Progress::default();
         let interrupt = context.interrupt.arm();
         let written = std::thread::scope(|scope| {
@@ -98,16 +99,4 @@ impl Args {
         bar.finish_and_clear();
         Ok(written?)
     }
-}
-
-fn bar(total: u64, quiet: bool) -> ProgressBar {
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(total), target);
-    let style =
-        "{bar:40} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-    // The template is a constant: a mistake in it would show in every run.
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -13,16 +13,27 @@ pub(crate) struct Reading {
 /// Prompts below this many tokens are read before a bar would be noticed.
 const SHORT: usize = 256;
 
+/// A bar of bytes on standard error, with what is being done to them.
+pub(crate) fn bytes_bar(doing: &str, quiet: bool) -> ProgressBar {
+    let what =
+        "{bar:40} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    bar(&format!("{doing} {what}"), quiet)
+}
+
+fn bar(template: &str, quiet: bool) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    // Templates are constants here: a mistake in one would show in every run.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
 impl Reading {
     pub(crate) fn new(quiet: bool) -> Self {
-        let target =
-            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(None, target);
-        let style = "reading {bar:30} {human_pos} of {human_len} tokens, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
-        Self { bar }
+        let template = "reading {bar:30} {human_pos} of {human_len} tokens, {eta} left";
+        Self { bar: bar(template, quiet) }
     }
 
     /// Tells that `done` of `total` tokens have been read.

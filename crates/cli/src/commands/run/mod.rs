@@ -6,6 +6,7 @@ mod screen;
 mod transcript;
 
 use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,7 @@ use engine::Sampling;
 use serde_json::json;
 
 use crate::open::ModelArgs;
+use crate::term::progress;
 use crate::{Context, UsageError};
 use chat::{Answer, Chat};
 use screen::Screen;
@@ -52,6 +54,9 @@ pub(crate) struct Args {
     max_tokens: Option<u32>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// Read the whole file into memory before the first token
+    #[arg(long)]
+    warm: bool,
     /// Print one JSON object instead of text; needs a question
     #[arg(long)]
     json: bool,
@@ -117,6 +122,9 @@ impl Args {
         if question.is_none() && self.json {
             bail!(UsageError("--json needs a question".to_owned()));
         }
+        if self.warm && self.warm(context)?.is_break() {
+            return Ok(());
+        }
         let loaded = self.model.open()?;
         if loaded.format.1 && matches!(self.think, Thinking::High | Thinking::Max) {
             context.note(&format!(
@@ -132,6 +140,19 @@ impl Args {
             Some(question) => self.answer(&mut chat, &question, context),
             None => repl::talk(&mut chat, self, context),
         }
+    }
+
+    /// Touches every page of the file, so that no answer waits for the disk. Stopped by Ctrl-C.
+    fn warm(&self, context: &Context) -> anyhow::Result<ControlFlow<()>> {
+        let bar = progress::bytes_bar("warming", context.quiet);
+        let armed = context.interrupt.arm();
+        let touched = self.model.file()?.touch(|done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+            if armed.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        bar.finish_and_clear();
+        Ok(touched)
     }
 
     /// The question from arguments, file and pipe, in this order, or `None` to talk.
