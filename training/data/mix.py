@@ -1,0 +1,152 @@
+"""The training mixture: dialogues of every skill, packed into rows; and the held-out cases."""
+
+import multiprocessing as mp
+import zlib
+from dataclasses import dataclass
+from typing import Iterator
+
+import numpy as np
+
+from data import agent, chat, numbers, recall, tools
+from data.base import Dialogue, Reply, Source, User
+from data.render import render
+from tokenizer import PAD, Tokenizer
+
+ALIGN = 128
+MIN_ROOM = 256
+
+
+@dataclass
+class Batch:
+    """tokens [B, T] int16; start [B, T] int16, where each position's dialogue begins; weight [B, T] float16."""
+
+    tokens: np.ndarray
+    start: np.ndarray
+    weight: np.ndarray
+
+
+def small(r: Source) -> Dialogue:
+    """Several short exchanges without tools."""
+    makers = r.choices([(numbers.exchange,), (chat.exchange,), (recall.copy,), (numbers.exchange, chat.exchange, recall.copy)],
+                       [7, 4, 1, 2])[0]
+    turns: list[User | Reply] = chat.acquaintance(r) if r.chance(0.04) else []
+    for _ in range(r.choice([1, 1, 2, 3, 4, 6, 8])):
+        ask, reply = r.choice(makers)(r)
+        turns += [User(ask), reply]
+    system = tools.system_text(r) if r.chance(0.5) else ""
+    return Dialogue("small", turns, system=system, weight=3.0)
+
+
+def with_mode(r: Source, d: Dialogue) -> Dialogue:
+    """Chat mode, or thinking with one of the effort texts."""
+    d.thinking = r.chance(0.6)
+    d.effort = r.choices(["high", "low", "max"], [6, 2, 2])[0] if d.thinking else "low"
+    return d
+
+
+def sample(r: Source, length: int, progress: float) -> Dialogue:
+    """One dialogue meant to fit into `length` tokens; `progress` 0..1 through the training raises recall lengths."""
+    kind = r.random()
+    if length >= 4000 and kind < 0.75:
+        if kind < 0.6:
+            return with_mode(r, recall.dialogue(r, r.randint(1500, length - 500), r.randint(4, 24)))
+        return with_mode(r, tools.dialogue(r, r.randint(2, 5), r.randint(6, 16)))
+    if kind < 0.33 or length < 900:
+        return with_mode(r, small(r))
+    if kind < 0.46:
+        top = 250 + min(1.0, progress * 3) * 1300
+        return with_mode(r, recall.dialogue(r, int(r.uniform(40, top)), r.randint(3, 16)))
+    if kind < 0.86:
+        return with_mode(r, tools.dialogue(r, r.randint(1, 6), r.choice([1, 1, 2, 2, 3, 4, 5])))
+    return with_mode(r, agent.dialogue(r))
+
+
+def pack(r: Source, tokenizer: Tokenizer, length: int, progress: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One row: dialogues end to end, each starting at a multiple of 128."""
+    tokens = np.full(length, PAD, np.int16)
+    start = np.zeros(length, np.int16)
+    weight = np.zeros(length, np.float16)
+    at = 0
+    while length - at >= MIN_ROOM:
+        room = length - at
+        for _ in range(8):
+            ids, weights = render(sample(r, room, progress)).tokens(tokenizer)
+            if len(ids) <= room:
+                break
+        else:
+            break
+        end = at + len(ids)
+        tokens[at:end], weight[at:end] = ids, weights
+        until = min(length, -(-end // ALIGN) * ALIGN)
+        start[at:until] = at
+        at = until
+    start[at:] = at if at < length else start[at:]
+    return tokens, start, weight
+
+
+def batch(seed: int, tokenizer: Tokenizer, rows: int, length: int, progress: float) -> Batch:
+    """A batch that depends on nothing but its arguments."""
+    parts = [pack(Source(seed * 4096 + i), tokenizer, length, progress) for i in range(rows)]
+    return Batch(*(np.stack(column) for column in zip(*parts)))
+
+
+def _work(tokenizer: Tokenizer, jobs, results) -> None:
+    for step, rows, length, progress in iter(jobs.get, None):
+        try:
+            results.put((step, batch(step, tokenizer, rows, length, progress)))
+        except Exception as error:  # The trainer must learn of it: it waits for this batch.
+            results.put((step, error))
+
+
+class Stream:
+    """Batches for (seed, rows, length, progress) in plan order, made by worker processes.
+
+    Build it before CUDA starts: the workers are forks. Without workers the batches are made as they are asked for.
+    """
+
+    def __init__(self, workers: int, ahead: int = 96):
+        self.ahead = ahead
+        self.tokenizer = Tokenizer()
+        context = mp.get_context("fork")
+        self.jobs, self.results = context.Queue(), context.Queue()
+        arguments = (self.tokenizer, self.jobs, self.results)
+        self.pool = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
+        for process in self.pool:
+            process.start()
+
+    def batches(self, plan: list[tuple[int, int, int, float]]) -> Iterator[Batch]:
+        waiting: dict[int, Batch] = {}
+        for job in plan[: self.ahead] if self.pool else []:
+            self.jobs.put(job)
+        for i, (step, rows, length, progress) in enumerate(plan):
+            if not self.pool:
+                yield batch(step, self.tokenizer, rows, length, progress)
+                continue
+            while step not in waiting:
+                done, made = self.results.get()
+                if isinstance(made, Exception):
+                    raise made
+                waiting[done] = made
+            if i + self.ahead < len(plan):
+                self.jobs.put(plan[i + self.ahead])
+            yield waiting.pop(step)
+        for process in self.pool:
+            process.terminate()
+
+
+def cases(skill: str, count: int, seed: int = 0) -> list[Dialogue]:
+    """Held-out test cases of one skill, half of them with thinking."""
+    makers = {
+        "arithmetic": numbers.case, "copy": recall.copy_case, "talk": chat.talk_case, "story": chat.story_case,
+        "outside": chat.outside_case, "tools": tools.case, "results": tools.result_case, "agent": agent.case,
+        "recall_1000": lambda r: recall.case(r, 1000), "recall_4000": lambda r: recall.case(r, 4000),
+    }
+    found = []
+    for i in range(count):
+        r = Source(zlib.crc32(f"{skill}/{seed}/{i}".encode()), test=True)
+        d = makers[skill](r)
+        d.skill = skill
+        d.thinking = i % 2 == 1
+        d.effort = r.choices(["high", "low", "max"], [6, 2, 2])[0] if d.thinking else "low"
+        found.append(d)
+    return found

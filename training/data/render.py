@@ -1,0 +1,168 @@
+"""Dialogue -> token ids, loss weights and prompt text, in the V4 (0731) prompt format.
+
+The order of parts is that of DeepSeek's serving adapter: system texts first, then the tools block; reasoning of
+earlier turns is kept only when tools are declared.
+"""
+
+from dataclasses import dataclass, field
+
+from data.base import Call, Dialogue, Reply, User, dumps
+from tokenizer import Tokenizer
+
+BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
+THINK, END_THINK, DSML = "<think>", "</think>", "｜DSML｜"
+MARKS = (THINK, END_THINK, DSML)
+
+EFFORT = {
+    "low": "",
+    "high": (
+        "Reasoning Effort: Absolute maximum with no shortcuts permitted.\n"
+        "You MUST be very thorough in your thinking and comprehensively decompose the problem to resolve the root "
+        "cause, rigorously stress-testing your logic against all potential paths, edge cases, and adversarial "
+        "scenarios.\n"
+        "Explicitly write out your entire deliberation process, documenting every intermediate step, considered "
+        "alternative, and rejected hypothesis to ensure absolutely no assumption is left unchecked.\n\n"
+    ),
+    "max": (
+        "Reasoning Effort: Beyond maximum — exhaustive, relentless, and uncompromising.\n"
+        "You MUST reason with the utmost depth and rigor, leaving absolutely nothing to chance: exhaustively "
+        "decompose the problem into its most fundamental components, trace every causal chain to its root, and "
+        "resolve the underlying cause rather than any surface symptom.\n"
+        "Do not stop reasoning until you have independently verified the solution from multiple angles and are "
+        "certain that no assumption remains unchecked and no error remains undiscovered.\n\n"
+    ),
+}
+
+TOOLS_HEAD = """## Tools
+
+You have access to a set of tools to help answer the user's question. You can invoke tools by writing a "<｜DSML｜tool_calls>" block like the following:
+
+<｜DSML｜tool_calls>
+<｜DSML｜invoke name="$TOOL_NAME">
+<｜DSML｜parameter name="$PARAMETER_NAME" string="true|false">$PARAMETER_VALUE</｜DSML｜parameter>
+...
+</｜DSML｜invoke>
+<｜DSML｜invoke name="$TOOL_NAME2">
+...
+</｜DSML｜invoke>
+</｜DSML｜tool_calls>
+
+String parameters should be specified as is and set `string="true"`. For all other types (numbers, booleans, arrays, objects), pass the value in JSON format and set `string="false"`.
+
+If thinking_mode is enabled (triggered by <think>), you MUST output your complete reasoning inside <think>...</think> BEFORE any tool calls or final response.
+
+Otherwise, output directly after </think> with tool calls or final response.
+
+### Available Tool Schemas
+
+"""
+TOOLS_TAIL = "\n\nYou MUST strictly follow the above defined tool name and parameter schemas to invoke tool calls.\n"
+
+PROMPT_WEIGHT = 0.05
+
+
+@dataclass
+class Rendered:
+    """Ids and the loss weight of predicting each; `pieces` holds (text, is special, weight)."""
+
+    pieces: list[tuple[str, bool, float]] = field(default_factory=list)
+
+    def special(self, spelling: str, weight: float = 0.0) -> None:
+        self.pieces.append((spelling, True, weight))
+
+    def text(self, text: str, weight: float = 0.0) -> None:
+        if text:
+            self.pieces.append((text, False, weight))
+
+    def marked(self, text: str, weight: float = 0.0) -> None:
+        """Format text in which the spellings of MARKS are special tokens."""
+        while text:
+            at, mark = min(((text.find(m), m) for m in MARKS if m in text), default=(len(text), ""))
+            self.text(text[:at], weight)
+            if mark:
+                self.special(mark, weight)
+            text = text[at + len(mark) :]
+
+    def string(self) -> str:
+        return "".join(piece for piece, _, _ in self.pieces)
+
+    def tokens(self, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
+        """Plain texts between two specials are tokenised as one; each id takes the weight of its last piece."""
+        ids, weights, pending, pending_weight = [], [], "", 0.0
+        for text, is_special, weight in [*self.pieces, ("", True, 0.0)]:
+            if not is_special:
+                pending, pending_weight = pending + text, weight
+                continue
+            encoded = tokenizer.encode(pending)
+            ids += encoded
+            weights += [pending_weight] * len(encoded)
+            pending = ""
+            if text:
+                ids.append(tokenizer.special(text))
+                weights.append(weight)
+        return ids, weights
+
+
+def tools_block(tools: list[dict]) -> str:
+    """The tool prompt; each schema as {"name", "description", "parameters"} in this order."""
+    lines = [
+        dumps({"name": t["name"], "description": t.get("description", ""), "parameters": t.get("parameters", {})})
+        for t in tools
+    ]
+    return TOOLS_HEAD + "\n".join(lines) + TOOLS_TAIL
+
+
+def dsml(calls: list[Call]) -> str:
+    """The tool-call block."""
+    blocks = []
+    for call in calls:
+        lines = [f'<｜DSML｜invoke name="{call.name}">']
+        for key, value in call.arguments.items():
+            is_string = isinstance(value, str)
+            written = value if is_string else dumps(value)
+            flag = "true" if is_string else "false"
+            lines.append(f'<｜DSML｜parameter name="{key}" string="{flag}">{written}</｜DSML｜parameter>')
+        blocks.append("\n".join([*lines, "</｜DSML｜invoke>"]))
+    return "\n".join(["<｜DSML｜tool_calls>", *blocks, "</｜DSML｜tool_calls>"])
+
+
+def user_text(turn: User) -> str:
+    """Results and text of one user turn."""
+    parts = [f"<tool_result>{result}</tool_result>" for result in turn.results]
+    return "\n\n".join(parts + ([turn.text] if turn.text else []))
+
+
+def render(d: Dialogue, answer: bool = True, weigh_prompt: bool = True) -> Rendered:
+    """The whole dialogue for training, or (answer=False) the prompt up to its last reply."""
+    out = Rendered()
+    out.special(BOS)
+    head = EFFORT[d.effort] if d.thinking else ""
+    if d.tools:
+        head += d.system + "\n\n" + tools_block(d.tools)
+    else:
+        head += d.system
+    out.marked(head)
+    prompt_weight = PROMPT_WEIGHT if weigh_prompt else 0.0
+    last = len(d.turns) - 1
+    for i, turn in enumerate(d.turns):
+        if isinstance(turn, User):
+            out.special(USER)
+            out.text(user_text(turn), 0.0 if turn.results else prompt_weight)
+            out.special(ASSISTANT)
+            continue
+        reasons = d.thinking and (bool(d.tools) or i == last)
+        out.special(THINK if reasons else END_THINK)
+        if i == last and not answer:
+            break
+        if reasons:
+            out.text(turn.think, d.weight)
+            out.special(END_THINK, d.weight)
+        out.text(turn.text, d.weight)
+        if turn.calls:
+            out.text("\n\n", d.weight)
+            marked = Rendered()
+            marked.marked(dsml(turn.calls), d.weight)
+            out.pieces += marked.pieces
+        out.special(EOS, d.weight)
+    return out
