@@ -1,6 +1,7 @@
 //! Developer commands: `cargo xtask COMMAND`. One file a command.
 
 mod generate;
+mod op;
 
 use std::process::ExitCode;
 
@@ -12,11 +13,14 @@ use clap::Parser;
 enum Command {
     /// Write the manual pages and the completion scripts of `keid`
     Generate(generate::Args),
+    /// Run the case list of an operation on the CPU backend
+    Op(op::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Generate(args) => args.run(),
+        Command::Op(args) => args.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
