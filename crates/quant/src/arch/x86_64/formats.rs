@@ -205,9 +205,12 @@ impl Iq2Xxs {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn grid(block: *const u8, header: &Header, g: usize) -> (__m256i, __m256i) {
-        // SAFETY: eight bytes per group start at byte 2; `g` is below 8.
-        let indices = unsafe { block.add(2 + 8 * g).cast::<u32>().read_unaligned() };
-        let [a, b, c, d] = indices.to_le_bytes().map(|i| IQ2_XXS[usize::from(i)] as i64);
+        // SAFETY: eight bytes per group start at byte 2, the first four of them indices; `g` is below 8.
+        let grid = unsafe {
+            let at = |v| IQ2_XXS.as_ptr().add(usize::from(*block.add(2 + 8 * g + v))).cast::<f64>();
+            let low = _mm_loadh_pd(_mm_load_sd(at(0)), at(1));
+            _mm256_set_m128d(_mm_loadh_pd(_mm_load_sd(at(2)), at(3)), low)
+        };
         // Byte `v` of the signs serves weights 8v..8v + 8: spread it over them, keep one bit in each.
         let spread = _mm256_setr_epi64x(
             0,
@@ -218,7 +221,7 @@ impl Iq2Xxs {
         let bits = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
         let signs = _mm256_shuffle_epi8(_mm256_set1_epi32(header.state[g]), spread);
         let negative = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bits), bits);
-        (_mm256_setr_epi64x(a, b, c, d), negative)
+        (_mm256_castpd_si256(grid), negative)
     }
 }
 
