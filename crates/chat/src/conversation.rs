@@ -97,7 +97,8 @@ impl Conversation {
     ///
     /// As [`Prompt::encode`].
     pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, tokenizer::Error> {
-        let prompt = self.prompt();
+        let mut prompt = self.prompt();
+        prompt.special = prompt.special_in(tokenizer);
         let segments: Vec<_> = prompt.segments().collect();
         let think_end = tokenizer.special_id(THINK_END);
         let answers: Vec<_> = self.turns.iter().filter_map(|turn| turn.answer(think_end)).collect();

@@ -46,13 +46,17 @@ impl Prompt {
     /// [`tokenizer::Error::UnknownSpecial`] where the vocabulary lacks a token that the prompt
     /// needs: small vocabularies may have none for tool calls or thinking.
     pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, tokenizer::Error> {
-        // To a vocabulary without grounding tokens their spelling in an answer is mere text.
+        tokenizer.encode_segments(&self.text, &self.special_in(tokenizer))
+    }
+
+    /// The ranges that are special to this vocabulary. Where it has no grounding tokens, their
+    /// spelling in a former answer is mere text; all other tokens a prompt cannot do without.
+    pub(crate) fn special_in(&self, tokenizer: &Tokenizer) -> Vec<Range<usize>> {
         let has_meaning = |range: &&Range<usize>| {
             let spelling = &self.text[(*range).clone()];
             !GROUNDING.contains(&spelling) || tokenizer.special_id(spelling).is_some()
         };
-        let special: Vec<_> = self.special.iter().filter(has_meaning).cloned().collect();
-        tokenizer.encode_segments(&self.text, &special)
+        self.special.iter().filter(has_meaning).cloned().collect()
     }
 
     /// The special tokens and the plain text between them, in order.

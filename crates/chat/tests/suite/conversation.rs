@@ -4,7 +4,7 @@ use chat::{
     ASSISTANT, BOS, Conversation, EOS, Finish, PromptFormat, Reply, THINK_END, THINK_START,
     Thinking, USER,
 };
-use tokenizer::Specials;
+use tokenizer::{GgufParts, Specials, Tokenizer};
 
 use crate::support::TOKENIZER;
 
@@ -115,4 +115,35 @@ fn what_people_say_never_becomes_a_special_token() {
     let ids = chat.encode(&TOKENIZER).unwrap();
     let n_special = ids.iter().filter(|&&id| TOKENIZER.is_special(id)).count();
     assert_eq!(n_special, 4, "start, user, assistant, no thinking");
+}
+
+/// A vocabulary of the bytes and of the tokens of a chat that does not think.
+fn small() -> Tokenizer {
+    let is_itself = |byte: u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut others = 0x100..;
+    let bytes = (0..=255u8).map(|byte| match is_itself(byte) {
+        true => char::from(byte).to_string(),
+        false => char::from_u32(others.next().unwrap()).unwrap().to_string(),
+    });
+    let specials = [BOS, EOS, USER, ASSISTANT, THINK_END].map(str::to_owned);
+    let tokens: Vec<String> = bytes.chain(specials).collect();
+    let token_types = [vec![1; 256], vec![3; 5]].concat();
+    let (model, pre) = (Some("gpt2"), Some("joyai-llm"));
+    let parts = GgufParts { model, pre, tokens: &tokens, token_types: &token_types, merges: &[] };
+    Tokenizer::from_parts(&parts).unwrap()
+}
+
+#[test]
+fn a_small_vocabulary_serves_what_it_has_tokens_for() {
+    let tokenizer = small();
+    let mut chat = new(Thinking::Off);
+    chat.push_user("one");
+    chat.push_reply(reply("", "a <｜ref｜> b"), Vec::new());
+    chat.push_user("two");
+    let ids = chat.encode(&tokenizer).unwrap();
+    assert_eq!(ids, chat.prompt().encode(&tokenizer).unwrap());
+    assert_eq!(tokenizer.decode(&ids).unwrap(), chat.prompt().text.as_bytes());
+    chat.thinking = Thinking::Low;
+    let error = chat.encode(&tokenizer).unwrap_err().to_string();
+    assert_eq!(error, "the vocabulary of 261 tokens has no special token \"<think>\"");
 }

@@ -100,7 +100,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
-    fn any_tokens_parse_and_come_out_alike_however_they_are_cut(
+    fn any_tokens_parse_into_the_parts_that_were_asked_for(
         tokens in model_output(),
         starts_in_reasoning: bool,
         tool_calls: bool,
