@@ -89,3 +89,12 @@ struct Parts<'a> {
     shape: &'a Shape,
     work: &'a mut Work,
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_backend_can_move_to_the_engines_thread() {
+        fn assert_send<T: Send>() {}
+        assert_send::<super::Cpu>();
+    }
+}
