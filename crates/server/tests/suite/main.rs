@@ -1,0 +1,11 @@
+//! The server over an engine that says what a test wants to hear.
+
+mod common;
+mod concurrency;
+mod formats;
+mod hostile;
+mod protocols;
+mod raw;
+mod stored;
+mod streams;
+mod tools;
