@@ -219,13 +219,10 @@ class Attention(nn.Module):
         sink = self.attn_sink.exp() if work == torch.float64 else self.attn_sink.float().exp()
         out = out / (total + sink)[..., None]
         out = rotate(out, (cos[:, None], sin[:, None]), inverse=True)
-        grouped = out.reshape(b * t, c.o_groups, -1).transpose(0, 1).to(self.wo_low_dtype(x))
+        # A batched product per group; autocast does not reach it, so it is cast by hand.
+        grouped = out.reshape(b * t, c.o_groups, -1).transpose(0, 1).to(work)
         low = torch.bmm(grouped, self.wo_a.weight.to(grouped.dtype).unflatten(0, (c.o_groups, -1)).mT)
         return self.wo_b(low.transpose(0, 1).reshape(b, t, -1)), loss
-
-    @staticmethod
-    def wo_low_dtype(x: Tensor) -> torch.dtype:
-        return torch.bfloat16 if x.is_cuda else x.dtype
 
     @staticmethod
     def exp(scores: Tensor, mask: Tensor) -> Tensor:
@@ -238,8 +235,11 @@ class Attention(nn.Module):
         guess = self.indexer(x.detach(), latent.detach(), masks.first4, angles, rounding)
         guess = guess if guess.dtype == torch.float64 else guess.float()
         masked = guess.masked_fill(~masks.rows4, -1e30)
+        if not torch.is_grad_enabled():
+            return chosen_rows(masked, self.c.index_top_k), x.new_zeros(())
         with torch.no_grad():
             k = min(self.c.index_top_k, masked.shape[-1])
+            # Ties at the threshold all pass; that is cheap, and exact ties are rare while training.
             threshold = masked.topk(k, -1).values[..., -1:]
             picks = (masked >= threshold) | dense
             mass = self.exp(scores.detach(), masks.rows4[:, :, None])
@@ -253,6 +253,12 @@ class Attention(nn.Module):
         entropy = torch.special.xlogy(target, target).sum(-1)
         divergence = entropy - (target * log_guess.clamp_min(-100.0)).sum(-1)
         return picks, (divergence * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def chosen_rows(scores: Tensor, top_k: int) -> Tensor:
+    """[..., N] -> mask of the top_k largest, ties to the lowest index."""
+    order = torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :top_k]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)
 
 
 class Experts(nn.Module):
@@ -315,17 +321,15 @@ class Experts(nn.Module):
 
 
 def balanced_table(c: Config) -> Tensor:
-    """Fixed token -> experts table [vocab, experts_per_token]: distinct experts, each used equally often.
+    """Fixed token -> experts table [vocab, experts_per_token], each expert used equally often.
 
-    Consecutive ids walk through all ordered expert pairs, scrambled by a multiplier coprime to the vocabulary.
+    Consecutive ids walk through all ordered pairs of two distinct experts, scrambled by a multiplier coprime to the
+    vocabulary.
     """
     ids = (torch.arange(c.vocab) * 1_000_003) % c.vocab
     first = ids % c.experts
-    columns = [first]
-    for j in range(1, c.experts_per_token):
-        hop = 1 + (ids // c.experts ** j) % (c.experts - 1) if j == 1 else j + columns[-1] * 0
-        columns.append((first + hop) % c.experts)
-    return torch.stack(columns, -1).int()
+    hop = 1 + (ids // c.experts) % (c.experts - 1)
+    return torch.stack([(first + j * hop) % c.experts for j in range(c.experts_per_token)], -1).int()
 
 
 class HyperSite(nn.Module):

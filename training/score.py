@@ -16,7 +16,8 @@ from tokenizer import PAD, Tokenizer
 if TYPE_CHECKING:
     from train import Trainer
 
-SKILLS = ("arithmetic", "copy", "talk", "outside", "tools", "results", "agent", "recall_1000", "recall_4000")
+SKILLS = ("arithmetic", "occurrences", "copy", "talk", "outside", "tools", "tools_unseen", "results", "agent", "agent_unseen",
+          "recall_1000", "recall_4000")
 
 
 @cache

@@ -108,7 +108,7 @@ def cut_down(source: Path, vocab: int) -> dict:
     full = json.loads(source.read_text())
     names = [t["content"] for t in full["added_tokens"] if t["id"] > PAD and "holder_" not in t["content"]]
     specials = [n for n in names if "place▁holder▁no" not in n]
-    specials += [f"<｜place▁holder▁no▁{i}｜>" for i in range(-(len(specials) + 0) % 8)]
+    specials += [f"<｜place▁holder▁no▁{i}｜>" for i in range(-len(specials) % 8)]
     by_id = sorted(full["model"]["vocab"].items(), key=lambda item: item[1])
     base = [token for token, _ in by_id[: vocab - len(specials)]]
     known = set(base)

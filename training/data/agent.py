@@ -176,12 +176,12 @@ def loop(r: Source, kit: Kit) -> list[User | Reply]:
     return turns + [Reply(f"Done: {report} in {where}.", "The change is in place.")]
 
 
-def dialogue(r: Source) -> Dialogue:
-    """One or two loops, sometimes with a plain command between."""
-    kit = HELD_OUT_KIT if r.test else r.choice(KITS)
-    if not r.test and r.chance(0.6):
+def dialogue(r: Source, unseen: bool = False) -> Dialogue:
+    """One or two loops, sometimes with a plain command between; `unseen` uses tool names kept out of training."""
+    kit = HELD_OUT_KIT if unseen else r.choice(KITS)
+    if not unseen and r.chance(0.6):
         kit = random_kit(r)
-    elif not r.test and r.chance(0.3):
+    elif not unseen and r.chance(0.3):
         kit = Kit(r.choice(KITS).read, r.choice(KITS).edit, r.choice(KITS).shell)
     tools = declare(r, kit)
     turns = loop(r, kit)
@@ -196,9 +196,9 @@ def dialogue(r: Source) -> Dialogue:
     return Dialogue("agent", turns, tools=tools, system=system)
 
 
-def case(r: Source) -> Dialogue:
+def case(r: Source, unseen: bool = False) -> Dialogue:
     """A test case: the loop cut at a random reply."""
-    d = dialogue(r)
+    d = dialogue(r, unseen)
     replies = [i for i, t in enumerate(d.turns) if isinstance(t, Reply)]
     last = r.choice(replies)
     d.turns = d.turns[: last + 1]

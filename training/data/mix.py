@@ -138,7 +138,9 @@ def cases(skill: str, count: int, seed: int = 0) -> list[Dialogue]:
     """Held-out test cases of one skill, half of them with thinking."""
     makers = {
         "arithmetic": numbers.case, "copy": recall.copy_case, "talk": chat.talk_case, "story": chat.story_case,
-        "outside": chat.outside_case, "tools": tools.case, "results": tools.result_case, "agent": agent.case,
+        "outside": chat.outside_case, "tools": tools.case, "tools_unseen": lambda r: tools.case(r, unseen=True),
+        "results": tools.result_case, "agent": agent.case, "agent_unseen": lambda r: agent.case(r, unseen=True),
+        "occurrences": numbers.occurrences_case,
         "recall_1000": lambda r: recall.case(r, 1000), "recall_4000": lambda r: recall.case(r, 4000),
     }
     found = []

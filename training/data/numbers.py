@@ -164,6 +164,11 @@ def exchange(r: Source) -> tuple[str, Reply]:
 
 def case(r: Source) -> Dialogue:
     """A test case: one arithmetic question; the reply must match exactly."""
-    kinds = [_sum, _difference, _sort, _count_items, _sum, _difference, _occurrences, _extreme]
-    ask, reply = r.choice(kinds)(r)
+    ask, reply = r.choice([_sum, _sum, _difference, _difference, _sort, _count_items, _extreme])(r)
     return Dialogue("arithmetic", [User(ask), reply], expect={"rule": "exact", "answer": reply.text})
+
+
+def occurrences_case(r: Source) -> Dialogue:
+    """A test case of the hardest kind of counting: how often a word occurs."""
+    ask, reply = _occurrences(r)
+    return Dialogue("occurrences", [User(ask), reply], expect={"rule": "exact", "answer": reply.text})

@@ -23,12 +23,12 @@ def system_text(r: Source) -> str:
     return text
 
 
-def toolbox(r: Source, count: int) -> list[Bound]:
-    """Declared tools with distinct names; test boxes hold only families never trained on."""
+def toolbox(r: Source, count: int, unseen: bool = False) -> list[Bound]:
+    """Declared tools with distinct names; `unseen` boxes hold only tools that no training dialogue declares."""
     box: list[Bound] = []
     style = r.random()
     while len(box) < count:
-        if r.test:
+        if unseen:
             family = r.choice(HELD_OUT_FAMILIES) if r.chance(0.5) else made_up_family(r)
         elif style < 0.35:
             family = r.choice(FAMILIES)
@@ -41,7 +41,7 @@ def toolbox(r: Source, count: int) -> list[Bound]:
         bound = bind(r, family)
         if all(bound.name != other.name and bound.family is not other.family for other in box):
             box.append(bound)
-        elif style < 0.5 and not r.test and r.chance(0.2):
+        elif style < 0.5 and r.chance(0.2):
             style = 0.9
     return box
 
@@ -143,9 +143,9 @@ def dialogue(r: Source, turns: int, tools: int) -> Dialogue:
     return Dialogue("tools", exchange, tools=[b.schema for b in box], system=system_text(r))
 
 
-def case(r: Source) -> Dialogue:
-    """A test case: one request, tools never seen in training; the calls must match."""
-    box = toolbox(r, r.randint(1, 5))
+def case(r: Source, unseen: bool = False) -> Dialogue:
+    """A test case: one request; the calls must match."""
+    box = toolbox(r, r.randint(1, 5), unseen)
     text, calls, _ = ask_once(r, box)
     expected = [{"name": c.name, "arguments": c.arguments} for c in calls]
     return Dialogue("tools", [User(text), Reply("", thought(calls), calls)], tools=[b.schema for b in box],
