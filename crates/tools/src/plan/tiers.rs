@@ -23,6 +23,10 @@ pub const DS4_BYTES_PER_TOKEN: f64 = 26_000.0;
 /// floats for each of the chunk's rows and every fourth token of context.
 pub const DS4_SCORES_PER_TOKEN: f64 = 2.0 * 2048.0 * 4.0 / 4.0;
 
+/// Bytes that Keid sets aside for activations, staging, anchors and scratch, whatever the context:
+/// what an engine for one conversation with Flash takes, rounded up.
+pub const KEID_BUFFERS: u64 = 1 << 30;
+
 /// A published machine size.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tier {
@@ -93,7 +97,7 @@ fn tier(memory: u64, preset: Preset, recipe: Recipe, published: (u64, u64)) -> T
     let flash = kv::per_token(&Preset::Flash.config(), RowFormat::F32);
     let ds4_per_token = DS4_BYTES_PER_TOKEN * kv::per_token(&config, RowFormat::F32) / flash;
     let ds4_context = (for_context as f64 / ds4_per_token) as u64;
-    let needs = Needs::of(&config, 0, RowFormat::Model);
+    let needs = Needs { scratch: KEID_BUFFERS, ..Needs::of(&config, 0, RowFormat::Model) };
     Tier {
         memory,
         model: if preset == Preset::Pro { "Pro" } else { "Flash" },

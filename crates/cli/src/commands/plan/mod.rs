@@ -61,11 +61,12 @@ pub(crate) struct Args {
     /// Explain the machine sizes that are known for these models
     #[arg(long, conflicts_with_all = ["model", "memory", "ctx", "cost"])]
     tiers: bool,
-    #[command(flatten)]
-    cost: cost::CostArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    // The group comes last: what follows it would stand under its heading.
+    #[command(flatten)]
+    cost: cost::CostArgs,
 }
 
 /// What is planned: a configuration and what its weights need.

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use tools::plan::tiers::{
-    DS4_BYTES_PER_TOKEN, DS4_SCORES_PER_TOKEN, Rule, Tier, default_gpu_limit, tiers,
+    DS4_BYTES_PER_TOKEN, DS4_SCORES_PER_TOKEN, KEID_BUFFERS, Rule, Tier, default_gpu_limit, tiers,
 };
 
 use crate::print::{self, FAINT, HEADING, Table};
@@ -79,9 +79,11 @@ fn print_changes(out: &mut dyn Write, tiers: &[Tier]) -> anyhow::Result<()> {
         "  ds4 plans {} B for a token of Flash: 13,760 B of rows in 32-bit floats, {} B of index\n  \
          scores for a prefill chunk of 2,048 rows, and prefill buffers. Keid stores rows in the\n  \
          precision the model was trained for (FP8 and FP4 with scales, which loses nothing) and\n  \
-         picks index rows in tiles, so that scratch does not grow with the context.",
+         picks index rows in tiles, so that scratch does not grow with the context: {} are set\n  \
+         aside for it.",
         print::count(DS4_BYTES_PER_TOKEN as u64),
         print::count(DS4_SCORES_PER_TOKEN as u64),
+        print::bytes(KEID_BUFFERS),
     )?;
     let freed = tiers.iter().filter(|tier| tier.keid_context > tier.ds4_context);
     for tier in freed {

@@ -35,8 +35,6 @@ Examples:
 pub(crate) struct Args {
     /// The question; several words are joined
     question: Vec<String>,
-    #[command(flatten)]
-    model: ModelArgs,
     /// Take the question from a file
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
@@ -52,8 +50,6 @@ pub(crate) struct Args {
     /// Most tokens of an answer, thinking included [default: until the context is full]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
-    #[command(flatten)]
-    sampling: SamplingArgs,
     /// Read the whole file into memory before the first token
     #[arg(long)]
     warm: bool,
@@ -63,6 +59,11 @@ pub(crate) struct Args {
     /// Show markdown as it is written, not styled
     #[arg(long)]
     plain: bool,
+    // Groups come last: what follows one would stand under its heading.
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
 }
 
 /// How tokens are chosen.
