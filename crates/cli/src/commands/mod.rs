@@ -13,6 +13,7 @@ mod man;
 mod plan;
 mod render;
 mod run;
+mod serve;
 mod shape;
 mod synth;
 mod tokenize;
@@ -28,6 +29,8 @@ use crate::Context;
 pub(crate) enum Command {
     /// Answer a question, or talk
     Run(run::Args),
+    /// Answer over HTTP, in the protocols of OpenAI and Anthropic
+    Serve(serve::Args),
     /// Show what a file holds and whether this machine can run it
     Inspect(inspect::Args),
     /// Plan memory, context, speed and cost; needs no weights
@@ -55,6 +58,7 @@ impl Command {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         match self {
             Self::Run(args) => args.run(context),
+            Self::Serve(args) => args.run(context),
             Self::Inspect(args) => args.run(context),
             Self::Plan(args) => args.run(context),
             Self::Doctor(args) => args.run(context),
