@@ -2,6 +2,7 @@
 
 mod generate;
 mod op;
+mod tiny_eval;
 
 use std::process::ExitCode;
 
@@ -15,12 +16,15 @@ enum Command {
     Generate(generate::Args),
     /// Run the case list of an operation on the CPU backend
     Op(op::Args),
+    /// Score keid-tiny on its held-out cases
+    TinyEval(tiny_eval::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Generate(args) => args.run(),
         Command::Op(args) => args.run(),
+        Command::TinyEval(args) => args.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

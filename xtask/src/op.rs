@@ -8,7 +8,7 @@ use backend_cpu::{Cpu, PoolOptions};
 
 /// Run the case list of an operation on the CPU backend
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only cases whose name contains this, such as `attend` or `Q8_0`
     #[arg(default_value = "")]
     filter: String,
@@ -43,7 +43,7 @@ impl Visitor for Show<'_> {
 
 impl Args {
     /// Prints a line a case; fails when one does.
-    pub fn run(&self) -> anyhow::Result<()> {
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
         let mut show = Show { args: self, n: 0, faults: 0 };
         for_each(&mut show);
         if show.n == 0 {
