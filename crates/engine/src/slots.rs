@@ -98,12 +98,13 @@ impl<B: Ops> Core<B> {
         let limit = tokens.len().saturating_sub(1);
         let held = &self.slots[slot].tokens;
         let same = held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        if same == held.len() && same <= limit {
-            // The slot simply goes on.
-            return Ok(Reuse { matched: same, resumed: same });
-        }
+        let continues = same == held.len() && same <= limit;
         let found = self.cache.lookup(tokens, limit);
         let matched = found.matched.max(same).min(tokens.len());
+        if continues && found.anchor <= same {
+            // The slot simply goes on; an empty one only where the cache holds nothing better.
+            return Ok(Reuse { matched, resumed: same });
+        }
         // Keep the pages before the slot gives its own up.
         found.pages.iter().for_each(|&page| self.cache.retain(page));
         self.release(slot);
