@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
     /// Conversations that are computed at once
-    #[arg(long, value_name = "N", default_value = "8")]
+    #[arg(long, value_name = "N", default_value = "16")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     slots: u16,
     /// Requests that wait for a slot; more are told to come back later
