@@ -104,7 +104,7 @@ fn the_next_turn_the_same_prompt_and_a_sibling_start_where_they_can() {
 fn who_leaves_frees_the_place_in_one_step_and_leaves_the_work() {
     let mut scheduler = scheduler(engine(1), SchedulerOptions::default());
     let gone = submit(&mut scheduler, request(prompt(7, 640), 100));
-    (0..5).for_each(|_| drop(scheduler.step()));
+    (0..5).for_each(|_| assert_eq!(scheduler.step(), Progress::Worked));
     let waiting = submit(&mut scheduler, request(prompt(7, 640), 3));
     let _ = scheduler.step();
     assert_eq!(read(&waiting), [Event::Queued { ahead: 0 }]);

@@ -6,18 +6,17 @@
 mod request;
 mod text;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::response::Response;
 use chat::protocol::{Protocol, WireEvent};
 use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, Stream};
 use runtime::{Event, Events, FinishReason, TokenEvent, Usage};
 use serde_json::{Value, json};
 
 use crate::app::{self, State};
 use crate::error::ApiError;
+use crate::generation::ChoiceEvents;
 use crate::routes::json_response;
 use crate::sse::{self, Source, Style};
 
@@ -48,7 +47,7 @@ struct Run {
     includes_usage: bool,
     streams: bool,
     answers: Vec<Answer>,
-    events: SelectAll<Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>>,
+    events: ChoiceEvents,
     usage: Usage,
     n_prompts: usize,
     has_said_end: bool,
@@ -67,7 +66,7 @@ struct Answer {
 impl Run {
     fn start(state: Arc<State>, job: Job) -> Result<Self, ApiError> {
         let mut answers = Vec::with_capacity(job.runs.len());
-        let mut events: SelectAll<Pin<Box<dyn Stream<Item = _> + Send>>> = SelectAll::new();
+        let mut events = ChoiceEvents::new();
         for (index, (run, echo)) in job.runs.into_iter().enumerate() {
             let receiver = state.runtime.submit(run)?;
             let of_choice = receiver.clone().map(move |event| (index, event));

@@ -17,6 +17,9 @@ use crate::error::ApiError;
 use crate::prepare::{Choice, Job};
 use crate::responses;
 
+/// Events of all choices of a request, each with the index of its choice.
+pub(crate) type ChoiceEvents = SelectAll<Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>>;
+
 /// A job that runs. Dropping it cancels what is left.
 pub(crate) struct Generation {
     state: Arc<State>,
@@ -25,7 +28,7 @@ pub(crate) struct Generation {
     returns_progress: bool,
     started: Instant,
     answers: Vec<Answer>,
-    events: SelectAll<Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>>,
+    events: ChoiceEvents,
     merged: Merged,
     stored_input: Option<Vec<Value>>,
     previous_response_id: Option<String>,
@@ -47,7 +50,7 @@ impl Generation {
     /// Submits a job.
     pub(crate) fn start(state: Arc<State>, job: Job) -> Result<Self, Refusal> {
         let mut answers = Vec::with_capacity(job.choices.len());
-        let mut events: SelectAll<Pin<Box<dyn Stream<Item = _> + Send>>> = SelectAll::new();
+        let mut events = ChoiceEvents::new();
         for (index, Choice { request, run, turn_start }) in job.choices.into_iter().enumerate() {
             let receiver = state.runtime.submit(run)?;
             let of_choice = receiver.clone().map(move |event| (index, event));
