@@ -93,9 +93,8 @@ impl Cache {
 
     /// Counts.
     pub fn stats(&self) -> Stats {
-        let cached = |(page, name): (usize, &Option<PageKey>)| {
-            name.is_some() && self.users[page] == 0
-        };
+        let cached =
+            |(page, name): (usize, &Option<PageKey>)| name.is_some() && self.users[page] == 0;
         Stats {
             free_pages: self.free.len(),
             cached_pages: self.names.iter().enumerate().filter(|&p| cached(p)).count(),
@@ -106,9 +105,8 @@ impl Cache {
 
     /// Pages that [`Cache::take_page`] could give out now.
     pub fn available_pages(&self) -> usize {
-        let cached = |(page, name): &(usize, &Option<PageKey>)| {
-            name.is_some() && self.users[*page] == 0
-        };
+        let cached =
+            |(page, name): &(usize, &Option<PageKey>)| name.is_some() && self.users[*page] == 0;
         self.free.len() + self.names.iter().enumerate().filter(cached).count()
     }
 
