@@ -33,23 +33,23 @@ impl Probe {
     pub fn measure(&self) -> f64 {
         let n_threads = self.n_threads.get();
         let n_words = (self.bytes / size_of::<u64>() / n_threads).max(LANES);
-        // The caller is one more party, so that its clock brackets the readers.
-        let gate = Barrier::new(n_threads + 1);
-        let best = thread::scope(|scope| {
-            for i in 0..n_threads {
+        // Readers take the time themselves: a clock beside them may be kept waiting for a core.
+        let gate = Barrier::new(n_threads);
+        let readers: Vec<Vec<Pass>> = thread::scope(|scope| {
+            let spawn = |i| {
                 let gate = &gate;
-                scope.spawn(move || read_passes(i as u64, n_words, self.n_passes, gate));
-            }
-            // Readers have filled their parts: pages are placed where their reader runs.
-            gate.wait();
-            let timed = (0..self.n_passes.max(1)).map(|_| {
-                gate.wait();
-                let start = Instant::now();
-                gate.wait();
-                start.elapsed()
-            });
-            timed.min().unwrap_or(Duration::MAX)
+                scope.spawn(move || read_passes(i as u64, n_words, self.n_passes, gate))
+            };
+            let readers: Vec<_> = (0..n_threads).map(spawn).collect();
+            readers.into_iter().filter_map(|reader| reader.join().ok()).collect()
         });
+        // A pass lasts from the first reader's start to the last one's end.
+        let lasted = |pass: usize| {
+            let start = readers.iter().map(|passes| passes[pass].0).min()?;
+            let end = readers.iter().map(|passes| passes[pass].1).max()?;
+            Some(end.duration_since(start))
+        };
+        let best = (0..self.n_passes.max(1)).filter_map(lasted).min().unwrap_or(Duration::MAX);
         (n_words * n_threads * size_of::<u64>()) as f64 / best.as_secs_f64() / 1e9
     }
 }
@@ -57,15 +57,19 @@ impl Probe {
 /// Independent sums, enough to keep every load port busy.
 const LANES: usize = 32;
 
-fn read_passes(thread: u64, n_words: usize, n_passes: usize, gate: &Barrier) {
+/// When one reader began and ended a pass.
+type Pass = (Instant, Instant);
+
+fn read_passes(thread: u64, n_words: usize, n_passes: usize, gate: &Barrier) -> Vec<Pass> {
     // Written values differ from zero, which would be one shared page read again and again.
     let words: Vec<u64> = (0..n_words as u64).map(|i| i ^ (thread + 1)).collect();
-    gate.wait();
-    for _ in 0..n_passes.max(1) {
+    let pass = |_| {
         gate.wait();
+        let start = Instant::now();
         black_box(sum(black_box(&words)));
-        gate.wait();
-    }
+        (start, Instant::now())
+    };
+    (0..n_passes.max(1)).map(pass).collect()
 }
 
 fn sum(words: &[u64]) -> u64 {
