@@ -1,0 +1,103 @@
+// What every kernel uses: types, the parameter convention, reductions and small floats.
+//
+// A kernel takes one struct by value, called `a`. Kernels without inline PTX also compile as plain
+// C++ for the emulator in tests/emulator, which defines KEID_EMULATE and provides the built-ins.
+#pragma once
+
+#ifdef KEID_EMULATE
+#include "emulate.h"
+#else
+
+#ifdef __CUDACC_RTC__
+typedef unsigned char uint8_t;
+typedef signed char int8_t;
+typedef unsigned short uint16_t;
+typedef short int16_t;
+typedef unsigned int uint32_t;
+typedef int int32_t;
+typedef unsigned long long uint64_t;
+#else
+#include <stdint.h>
+#endif
+
+#define KERNEL(threads, name, Args) \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
+#define KERNEL_OCC(threads, blocks, name, Args) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
+#define SHARED __shared__
+#define DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+    T* const name = reinterpret_cast<T*>(name##_bytes)
+#define DEVICE __device__ __forceinline__
+
+#endif
+
+#define FULL_WARP 0xffffffffu
+
+// Sums and maxima over a warp; every lane gets the result. The order is fixed.
+DEVICE float warp_sum(float v) {
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(FULL_WARP, v, o);
+    return v;
+}
+
+DEVICE float warp_max(float v) {
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) v = fmaxf(v, __shfl_xor_sync(FULL_WARP, v, o));
+    return v;
+}
+
+// The sum over a block of whole warps; every thread gets it. `part` holds 32 floats.
+DEVICE float block_sum(float v, float* part) {
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    v = warp_sum(v);
+    __syncthreads();
+    if (lane == 0) part[warp] = v;
+    __syncthreads();
+    return warp_sum(lane < blockDim.x / 32 ? part[lane] : 0.0f);
+}
+
+DEVICE float block_max(float v, float* part) {
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    v = warp_max(v);
+    __syncthreads();
+    if (lane == 0) part[warp] = v;
+    __syncthreads();
+    return warp_max(lane < blockDim.x / 32 ? part[lane] : -3.4e38f);
+}
+
+DEVICE float bf16_to_float(uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); }
+
+#ifdef KEID_EMULATE
+DEVICE float half_to_float(uint16_t bits) { return emulate::half_to_float(bits); }
+DEVICE uint16_t float_to_half(float v) { return emulate::float_to_half(v); }
+#else
+DEVICE float half_to_float(uint16_t bits) {
+    float v;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(bits));
+    return v;
+}
+DEVICE uint16_t float_to_half(float v) {
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v));
+    return bits;
+}
+#endif
+
+// Storage of plain values: the tags of `FloatType` on the host.
+#define FLOAT_F32 0
+#define FLOAT_F16 1
+#define FLOAT_BF16 2
+
+DEVICE float load_float(const void* data, uint64_t at, uint32_t type) {
+    if (type == FLOAT_F32) return static_cast<const float*>(data)[at];
+    const uint16_t bits = static_cast<const uint16_t*>(data)[at];
+    return type == FLOAT_F16 ? half_to_float(bits) : bf16_to_float(bits);
+}
+
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// The gate is clamped from above only, before SiLU; up on both sides.
+DEVICE float swiglu_value(float gate, float up, float clamp) {
+    gate = fminf(gate, clamp);
+    return gate * sigmoid(gate) * fminf(fmaxf(up, -clamp), clamp);
+}

@@ -1,0 +1,113 @@
+//! The CUDA backend: kernels in CUDA C++, loaded at run time; nothing of CUDA is linked.
+//!
+//! One file an operation, with the names of `backend::reference`: `src/<op>.rs` chooses the launch,
+//! `cuda/<op>.cu` is the kernel. [`driver`] is the device, [`gpu`] adds recording: a step of a known
+//! shape is one graph launch. Activations are f32; sums run in fixed orders, without float atomics.
+
+mod attend;
+mod compress;
+mod device;
+pub mod driver;
+mod embed;
+pub mod gpu;
+mod hyper_connection;
+mod index_top_k;
+pub mod kernels;
+mod kv;
+mod matmul;
+mod norm;
+mod ops;
+mod rope_tail;
+mod route;
+mod step;
+mod swiglu;
+mod weight;
+
+use std::sync::Arc;
+
+use backend::{Scratch, Shape};
+
+pub use driver::nvidia::OpenError;
+use driver::{Description, Driver};
+pub use gpu::Buffer;
+use gpu::Gpu;
+pub use kv::Kv;
+use step::Mirror;
+pub use weight::Weight;
+
+/// One CUDA device.
+pub struct Cuda {
+    gpu: Gpu,
+    prepared: Option<Prepared>,
+    scratch: Option<Box<Scratch<Buffer, Buffer>>>,
+}
+
+/// What `prepare` sizes.
+struct Prepared {
+    shape: Shape,
+    mirror: Mirror,
+    products: matmul::Workspace,
+    attention: attend::Workspace,
+    index: index_top_k::Workspace,
+}
+
+impl Cuda {
+    /// Device `ordinal` of this machine.
+    ///
+    /// # Errors
+    /// What is missing: a driver, a newer one, a device, kernels for it.
+    pub fn open(ordinal: usize) -> Result<Self, OpenError> {
+        Ok(Self::with_driver(Arc::new(driver::nvidia::Nvidia::open(ordinal)?)))
+    }
+
+    /// The backend on any driver.
+    pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
+        Self { gpu: Gpu::new(driver), prepared: None, scratch: None }
+    }
+
+    /// What the device is.
+    pub fn description(&self) -> &Description {
+        self.gpu.description()
+    }
+
+    /// Free and total bytes of its memory.
+    ///
+    /// # Errors
+    /// The device is lost.
+    pub fn memory(&self) -> backend::Result<(u64, u64)> {
+        self.gpu.settled()?.memory()
+    }
+
+    /// Everything an operation works with.
+    fn parts(&mut self) -> Parts<'_> {
+        // Forgetting `prepare` is a programmer's error.
+        let Some(prepared) = &mut self.prepared else { panic!("prepare comes first") };
+        Parts {
+            gpu: &self.gpu,
+            shape: &prepared.shape,
+            mirror: &prepared.mirror,
+            products: &mut prepared.products,
+            attention: &prepared.attention,
+            index: &prepared.index,
+        }
+    }
+}
+
+/// The backend's members, borrowed apart.
+struct Parts<'a> {
+    gpu: &'a Gpu,
+    shape: &'a Shape,
+    mirror: &'a Mirror,
+    products: &'a mut matmul::Workspace,
+    attention: &'a attend::Workspace,
+    index: &'a index_top_k::Workspace,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_backend_can_move_to_the_engines_thread() {
+        fn assert_send<T: Send>() {}
+        assert_send::<super::Cuda>();
+    }
+}
