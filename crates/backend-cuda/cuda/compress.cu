@@ -1,0 +1,99 @@
+// Staging of window rows and compressor inputs, and the rows that close.
+#include "kv_row.cuh"
+#include "rope.cuh"
+
+struct StageWindowArgs {
+    const float* rows;
+    uint8_t* staged;
+    RowFormat format;
+};
+
+// grid: rows. Shared: a row.
+KERNEL(256, stage_window, StageWindowArgs) {
+    DYNAMIC_SHARED(float, row);
+    const float* x = a.rows + uint64_t(blockIdx.x) * a.format.dim;
+    for (uint32_t i = threadIdx.x; i < a.format.dim; i += blockDim.x) row[i] = x[i];
+    __syncthreads();
+    encode_row(a.format, row, a.staged + uint64_t(blockIdx.x) * a.format.bytes);
+}
+
+struct CompressArgs {
+    Rope rope;
+    const float* k;
+    const float* z;
+    const float* position_bias;
+    const float* norm;
+    PooledRows pooled;
+    RowFormat format;
+    StepView step;
+    uint32_t cols, width;
+    float eps;
+    uint32_t pad;
+};
+
+// grid: (parts of a row, rows). The step's inputs with the position bias, so that they can be kept.
+KERNEL(256, stage_open, CompressArgs) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, r = blockIdx.y;
+    if (i >= a.cols) return;
+    const float* bias = a.position_bias + uint64_t(a.step.row(r).pos % a.pooled.ratio) * a.cols;
+    float* staged = a.pooled.staged_open + uint64_t(r) * a.pooled.open_len;
+    staged[i] = a.k[uint64_t(r) * a.cols + i];
+    staged[a.cols + i] = a.z[uint64_t(r) * a.cols + i] + bias[i];
+}
+
+// k | z of one position as the closing of a row sees it, from the step's own rows or from before.
+struct Entry {
+    const float* k;
+    const float* z;
+};
+
+DEVICE Entry entry(const CompressArgs& a, const StepRow& r, uint32_t pos, uint32_t offset) {
+    const float* input = open_input(a.pooled, r, pos) + offset;
+    return {input, input + a.cols};
+}
+
+// Softmax pooling, channel by channel, of the window that row `index` closes. At ratio 4 the previous
+// window takes part with the first half of its channels.
+DEVICE float pooled_channel(const CompressArgs& a, const StepRow& r, uint32_t index, uint32_t channel) {
+    const uint32_t ratio = a.pooled.ratio, first = index * ratio;
+    const uint32_t n_previous = ratio == 4 && index > 0 ? ratio : 0;
+    float largest = -INFINITY;
+    for (uint32_t e = 0; e < n_previous + ratio; e++) {
+        const uint32_t offset = e < n_previous ? 0 : a.cols - a.width;
+        largest = fmaxf(largest, entry(a, r, first - n_previous + e, offset).z[channel]);
+    }
+    float sum = 0.0f, weighted = 0.0f;
+    for (uint32_t e = 0; e < n_previous + ratio; e++) {
+        const uint32_t offset = e < n_previous ? 0 : a.cols - a.width;
+        const Entry at = entry(a, r, first - n_previous + e, offset);
+        const float weight = expf(at.z[channel] - largest);
+        sum += weight;
+        weighted += weight * at.k[channel];
+    }
+    return weighted / sum;
+}
+
+// grid: (rows that one span can close, spans). Shared: a row.
+KERNEL(256, close_rows, CompressArgs) {
+    DYNAMIC_SHARED(float, row);
+    SHARED float part[32];
+    const StepRow& r = a.step.span(blockIdx.y);
+    const uint32_t ratio = a.pooled.ratio, index = r.committed / ratio + blockIdx.x;
+    if (index >= (r.committed + r.n_rows) / ratio) return;
+    float sum = 0.0f;
+    for (uint32_t i = threadIdx.x; i < a.width; i += blockDim.x) {
+        const float v = pooled_channel(a, r, index, i);
+        row[i] = v;
+        sum += v * v;
+    }
+    const float scale = 1.0f / sqrtf(block_sum(sum, part) / float(a.width) + a.eps);
+    for (uint32_t i = threadIdx.x; i < a.width; i += blockDim.x) row[i] = a.norm[i] * (row[i] * scale);
+    __syncthreads();
+    // A row sits at the position of its window's first token.
+    float* tail = row + a.width - 2 * a.rope.n_pairs;
+    for (uint32_t i = threadIdx.x; i < a.rope.n_pairs; i += blockDim.x) {
+        rope_pair(a.rope, i, index * ratio, tail[2 * i], tail[2 * i + 1]);
+    }
+    __syncthreads();
+    encode_row(a.format, row, pooled_row(a.pooled, a.format.bytes, a.step, r, index));
+}

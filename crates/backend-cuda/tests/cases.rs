@@ -1,0 +1,45 @@
+//! Every operation of the one case list against the reference, with the kernels on the emulator.
+
+mod emulator;
+
+use backend::cases::{Case, Outcome, Visitor, check, for_each};
+
+/// Takes every `n`-th case from the `first` on, so that the tests share the list.
+struct Compare {
+    first: usize,
+    n: usize,
+    seen: usize,
+    outcomes: Vec<Outcome>,
+}
+
+impl Visitor for Compare {
+    fn visit<C: Case>(&mut self, case: &C) {
+        let mine = self.seen % self.n == self.first;
+        self.seen += 1;
+        if mine {
+            self.outcomes.push(check(case, &emulator::cuda, false));
+        }
+    }
+}
+
+fn compare(first: usize) {
+    let mut compare = Compare { first, n: 2, seen: 0, outcomes: Vec::new() };
+    for_each(&mut compare);
+    assert!(compare.outcomes.len() >= 30, "{} cases", compare.outcomes.len());
+    let faults: Vec<String> = compare
+        .outcomes
+        .iter()
+        .filter_map(|o| Some(format!("{}: {}", o.name, o.fault.as_ref()?)))
+        .collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn every_second_operation_agrees_with_the_reference() {
+    compare(0);
+}
+
+#[test]
+fn the_other_operations_agree_too() {
+    compare(1);
+}
