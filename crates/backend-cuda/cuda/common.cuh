@@ -28,6 +28,7 @@ typedef unsigned long long uint64_t;
 #define DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) unsigned char name##_bytes[]; \
     T* const name = reinterpret_cast<T*>(name##_bytes)
 #define DEVICE __device__ __forceinline__
+#define MEMBER __device__ __forceinline__
 
 #endif
 

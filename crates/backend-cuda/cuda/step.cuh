@@ -23,16 +23,16 @@ struct StepRow {
 struct StepView {
     const uint32_t* words;
 
-    DEVICE uint32_t n_rows() const { return words[0]; }
-    DEVICE uint32_t n_spans() const { return words[1]; }
-    DEVICE uint32_t n_logits() const { return words[2]; }
-    DEVICE const StepRow& row(uint32_t r) const {
+    MEMBER uint32_t n_rows() const { return words[0]; }
+    MEMBER uint32_t n_spans() const { return words[1]; }
+    MEMBER uint32_t n_logits() const { return words[2]; }
+    MEMBER const StepRow& row(uint32_t r) const {
         return reinterpret_cast<const StepRow*>(words + words[3])[r];
     }
     // Any row of the span: its first.
-    DEVICE const StepRow& span(uint32_t s) const { return row(words[words[4] + s]); }
-    DEVICE uint32_t logit_row(uint32_t i) const { return words[words[5] + i]; }
-    DEVICE uint32_t page(const StepRow& r, uint32_t i) const {
+    MEMBER const StepRow& span(uint32_t s) const { return row(words[words[4] + s]); }
+    MEMBER uint32_t logit_row(uint32_t i) const { return words[words[5] + i]; }
+    MEMBER uint32_t page(const StepRow& r, uint32_t i) const {
         return words[words[6] + r.first_page + i];
     }
 };
