@@ -16,7 +16,9 @@ const CONTEXT_MIN: u32 = 1024;
 /// The mirror of the current step.
 pub(crate) struct Mirror {
     buffer: Buffer,
+    /// What lies there, and the next step while it is laid out.
     words: Vec<u32>,
+    next: Vec<u32>,
     context: u32,
     span_rows_max: usize,
 }
@@ -35,7 +37,8 @@ impl Mirror {
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
         let n = words(shape);
         let buffer = gpu.alloc("step", 4 * n)?;
-        Ok(Self { buffer, words: Vec::with_capacity(n), context: 0, span_rows_max: 0 })
+        let words = || Vec::with_capacity(n);
+        Ok(Self { buffer, words: words(), next: words(), context: 0, span_rows_max: 0 })
     }
 
     /// Where kernels find it.
@@ -66,8 +69,10 @@ impl Mirror {
         self.context = context;
         self.span_rows_max = step.spans.iter().map(|s| s.n_rows as usize).max().unwrap_or(0);
         self.fill(step);
-        let bytes: Vec<u8> = self.words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        gpu.upload(&self.buffer, 0, &bytes)?;
+        if self.next != self.words {
+            gpu.upload(&self.buffer, 0, bytemuck::cast_slice(&self.next))?;
+            std::mem::swap(&mut self.words, &mut self.next);
+        }
         Ok((step.rows.len() <= RECORDED_ROWS_MAX).then_some(StepKey {
             rows: step.rows.len() as u32,
             spans: step.spans.len() as u32,
@@ -85,7 +90,7 @@ impl Mirror {
         let pages = logits + step.logit_rows.len();
         let header =
             [n_rows, n_spans, step.logit_rows.len(), rows, spans, logits, pages, 0].map(|w| w as u32);
-        let words = &mut self.words;
+        let words = &mut self.next;
         words.clear();
         words.extend(header);
         words.extend(step.rows.iter().map(|row| row.token));

@@ -1,0 +1,124 @@
+//! Attention over window and selected rows.
+
+use backend::{Act, Pooled, Result, Selected, Shape};
+
+use crate::Parts;
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::kv::{Kv, PooledRows, RowFormat, WindowRows};
+
+const COMBINE: Kernel = Kernel::new("attend", "attend_combine");
+
+/// Keys that a block decodes together, and its heads.
+const KEYS: usize = 32;
+const HEADS: usize = 8;
+/// Rows times blocks that share a row's keys, at most.
+const PARTS_MAX: usize = 64;
+/// Channels of a head, at most: 32 in each lane of a warp.
+pub(crate) const DIM_MAX: usize = 1024;
+
+/// The kernel for heads of `dim` channels.
+fn kernel(dim: usize) -> Kernel {
+    let name = match dim.div_ceil(32) {
+        0..=8 => "attend_8",
+        9..=16 => "attend_16",
+        _ => "attend_32",
+    };
+    Kernel::new("attend", name)
+}
+
+/// Dynamic shared memory of a block.
+pub(crate) fn shared_bytes(dim: usize) -> usize {
+    4 * KEYS * dim
+}
+
+/// What blocks that share a row's keys leave behind.
+pub(crate) struct Workspace {
+    parts: Buffer,
+}
+
+impl Workspace {
+    pub(crate) fn bytes(shape: &Shape) -> usize {
+        4 * PARTS_MAX * shape.config.n_heads * (shape.config.head_dim + 2)
+    }
+
+    pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
+        Ok(Self { parts: gpu.alloc("attention parts", Self::bytes(shape))? })
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AttendArgs {
+    q: DevicePtr,
+    out: DevicePtr,
+    parts: DevicePtr,
+    sinks: DevicePtr,
+    ids: DevicePtr,
+    window: WindowRows,
+    pooled: PooledRows,
+    format: RowFormat,
+    step: DevicePtr,
+    n_heads: u32,
+    ids_cols: u32,
+    selected: u32,
+    n_splits: u32,
+    scale: f32,
+    pad: u32,
+}
+
+// SAFETY: the struct of cuda/attend.cu, without padding.
+unsafe impl Args for AttendArgs {}
+
+/// Blocks that share a row's keys: enough to fill the device, no more than there are tiles of keys.
+fn splits(parts: &Parts<'_>, n_rows: usize, head_blocks: usize, keys_max: usize) -> usize {
+    let wanted = 2 * parts.gpu.sms() / (n_rows * head_blocks);
+    wanted.min(keys_max.div_ceil(KEYS)).min(PARTS_MAX / n_rows).max(1)
+}
+
+pub(crate) fn attend(
+    parts: &Parts<'_>,
+    (out, q): (&Act<Buffer>, &Act<Buffer>),
+    (kv, layer): (&Kv, usize),
+    selected: &Selected<'_, Buffer>,
+    sinks: DevicePtr,
+    n_rows: usize,
+) -> Result<()> {
+    let format = kv.row_format(Pooled::Attention);
+    let (dim, window) = (format.dim as usize, kv.window(layer));
+    let n_heads = q.cols / dim;
+    let context = parts.mirror.context();
+    let (tag, ids, ids_cols, keys_max) = match selected {
+        Selected::WindowOnly => (0, DevicePtr::NULL, 0, 0),
+        Selected::All => (1, DevicePtr::NULL, 0, context / 128),
+        Selected::Picked(ids) => (2, ids.buf.ptr(), ids.cols, ids.cols.min(context / 4)),
+    };
+    let pooled = match selected {
+        Selected::WindowOnly => PooledRows::default(),
+        _ => kv.pooled(layer, Pooled::Attention)?,
+    };
+    let blocks = n_heads.div_ceil(HEADS);
+    let n_splits = splits(parts, n_rows, blocks, keys_max + window.window as usize);
+    let args = AttendArgs {
+        q: q.buf.ptr(),
+        out: out.buf.ptr(),
+        parts: parts.attention.parts.ptr(),
+        sinks,
+        ids,
+        window,
+        pooled,
+        format,
+        step: parts.mirror.ptr(),
+        n_heads: n_heads as u32,
+        ids_cols: ids_cols as u32,
+        selected: tag,
+        n_splits: n_splits as u32,
+        scale: 1.0 / (dim as f32).sqrt(),
+        pad: 0,
+    };
+    let launch = Launch::grid3(blocks, n_rows, n_splits, 256).shared(shared_bytes(dim));
+    parts.gpu.launch(&kernel(dim), launch, &args)?;
+    if n_splits > 1 {
+        parts.gpu.launch(&COMBINE, Launch::grid2(n_heads, n_rows, 128), &args)?;
+    }
+    Ok(())
+}

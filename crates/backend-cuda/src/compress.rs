@@ -1,0 +1,94 @@
+//! Staging of window rows and compressor inputs, and the rows that close.
+
+use backend::{Act, CompressorWeights, PoolInput, Pooled, Result};
+
+use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
+use crate::kv::{Kv, PooledRows, RowFormat};
+use crate::rope_tail::RopeArgs;
+use crate::{Cuda, Parts};
+
+const STAGE_WINDOW: Kernel = Kernel::new("compress", "stage_window");
+const STAGE_OPEN: Kernel = Kernel::new("compress", "stage_open");
+const CLOSE_ROWS: Kernel = Kernel::new("compress", "close_rows");
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct StageWindowArgs {
+    rows: DevicePtr,
+    staged: DevicePtr,
+    format: RowFormat,
+}
+
+// SAFETY: the struct of cuda/compress.cu, without padding.
+unsafe impl Args for StageWindowArgs {}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CompressArgs {
+    rope: RopeArgs,
+    k: DevicePtr,
+    z: DevicePtr,
+    position_bias: DevicePtr,
+    norm: DevicePtr,
+    pooled: PooledRows,
+    format: RowFormat,
+    step: DevicePtr,
+    cols: u32,
+    width: u32,
+    eps: f32,
+    pad: u32,
+}
+
+// SAFETY: the struct of cuda/compress.cu, without padding.
+unsafe impl Args for CompressArgs {}
+
+pub(crate) fn stage_window(
+    parts: &Parts<'_>,
+    kv: &Kv,
+    layer: usize,
+    rows: &Act<Buffer>,
+    n_rows: usize,
+) -> Result<()> {
+    let args = StageWindowArgs {
+        rows: rows.buf.ptr(),
+        staged: kv.window(layer).staged,
+        format: kv.row_format(Pooled::Attention),
+    };
+    parts.gpu.launch(&STAGE_WINDOW, Launch::new(n_rows, 256).shared(4 * rows.cols), &args)
+}
+
+/// Which rows of which layer, and how they are rotated.
+pub(crate) struct Target {
+    pub(crate) layer: usize,
+    pub(crate) pooled: Pooled,
+    pub(crate) rope: RopeArgs,
+}
+
+pub(crate) fn compress(
+    parts: &Parts<'_>,
+    kv: &Kv,
+    target: Target,
+    input: &PoolInput<Buffer>,
+    w: &CompressorWeights<Cuda>,
+    (n_rows, n_spans): (usize, usize),
+) -> Result<()> {
+    let cols = input.kv.cols;
+    let args = CompressArgs {
+        rope: target.rope,
+        k: input.kv.buf.ptr(),
+        z: input.gate.buf.ptr(),
+        position_bias: w.position_bias.values()?,
+        norm: w.norm.values()?,
+        pooled: kv.pooled(target.layer, target.pooled)?,
+        format: kv.row_format(target.pooled),
+        step: parts.mirror.ptr(),
+        cols: cols as u32,
+        width: w.width as u32,
+        eps: parts.shape.config.rms_eps,
+        pad: 0,
+    };
+    parts.gpu.launch(&STAGE_OPEN, Launch::grid2(cols.div_ceil(256), n_rows, 256), &args)?;
+    let closed_max = parts.mirror.span_rows_max().div_ceil(w.ratio);
+    let launch = Launch::grid2(closed_max, n_spans, 256).shared(4 * w.width);
+    parts.gpu.launch(&CLOSE_ROWS, launch, &args)
+}

@@ -1,0 +1,233 @@
+//! The operations, each in the file of its name.
+
+use backend::{
+    Act, CompressorWeights, Count, ExpertWeights, HcWeights, Ids, Ops, PoolInput, Pooled, Result,
+    Routing, Scratch, Selected, Step,
+};
+use model::Rope;
+
+use crate::compress::Target;
+use crate::gpu::{Buffer, DevicePtr};
+use crate::kv::Kv;
+use crate::rope_tail::RopeArgs;
+use crate::route::Choice;
+use crate::weight::Weight;
+use crate::{
+    Cuda, attend, compress, embed, hyper_connection, index_top_k, matmul, norm, rope_tail, route,
+    swiglu,
+};
+
+impl Ops for Cuda {
+    fn embed(&mut self, streams: &mut Act<Buffer>, table: &Weight, step: &Step) -> Result<()> {
+        embed::embed(&self.parts(), streams, table, step.rows.len())
+    }
+
+    fn matmul(
+        &mut self,
+        out: &mut Act<Buffer>,
+        x: &Act<Buffer>,
+        w: &Weight,
+        step: &Step,
+        count: Count,
+    ) -> Result<()> {
+        let p = self.parts();
+        matmul::matmul(p.gpu, p.products, out, x, w.matrix()?, step.count(count))
+    }
+
+    fn grouped_matmul(
+        &mut self,
+        out: &mut Act<Buffer>,
+        x: &Act<Buffer>,
+        w: &Weight,
+        n_groups: usize,
+        step: &Step,
+    ) -> Result<()> {
+        let p = self.parts();
+        matmul::grouped_matmul(p.gpu, p.products, out, x, w.matrix()?, n_groups, step.rows.len())
+    }
+
+    fn rms_norm(
+        &mut self,
+        out: &mut Act<Buffer>,
+        x: &Act<Buffer>,
+        w: &Weight,
+        step: &Step,
+        count: Count,
+    ) -> Result<()> {
+        let p = self.parts();
+        let eps = p.shape.config.rms_eps;
+        norm::rms_norm(p.gpu, out, x, w.values()?, (x.cols, eps), step.count(count))
+    }
+
+    fn rms_norm_plain(
+        &mut self,
+        out: &mut Act<Buffer>,
+        x: &Act<Buffer>,
+        group: usize,
+        step: &Step,
+        count: Count,
+    ) -> Result<()> {
+        let p = self.parts();
+        let eps = p.shape.config.rms_eps;
+        norm::rms_norm(p.gpu, out, x, DevicePtr::NULL, (group, eps), step.count(count))
+    }
+
+    fn rope_tail(
+        &mut self,
+        x: &mut Act<Buffer>,
+        head_dim: usize,
+        rope: &Rope,
+        inverse: bool,
+        step: &Step,
+    ) -> Result<()> {
+        let rope = RopeArgs::new(rope, inverse);
+        rope_tail::rope_tail(&self.parts(), x, head_dim, rope, step.rows.len())
+    }
+
+    fn hc_mix(
+        &mut self,
+        mix: &mut Act<Buffer>,
+        logits: &Act<Buffer>,
+        w: &HcWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        hyper_connection::mix(&self.parts(), mix, logits, w, step.rows.len())
+    }
+
+    fn hc_collapse(
+        &mut self,
+        out: &mut Act<Buffer>,
+        streams: &Act<Buffer>,
+        mix: &Act<Buffer>,
+        step: &Step,
+        count: Count,
+    ) -> Result<()> {
+        hyper_connection::collapse(&self.parts(), out, streams, mix, step.count(count))
+    }
+
+    fn hc_expand(
+        &mut self,
+        streams: &mut Act<Buffer>,
+        y: &Act<Buffer>,
+        mix: &Act<Buffer>,
+        step: &Step,
+    ) -> Result<()> {
+        hyper_connection::expand(&self.parts(), streams, y, mix, step.rows.len())
+    }
+
+    fn hc_head_mix(
+        &mut self,
+        mix: &mut Act<Buffer>,
+        logits: &Act<Buffer>,
+        w: &HcWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        hyper_connection::head_mix(&self.parts(), mix, logits, w, step.logit_rows.len())
+    }
+
+    fn gather_rows(&mut self, out: &mut Act<Buffer>, x: &Act<Buffer>, step: &Step) -> Result<()> {
+        embed::gather_rows(&self.parts(), out, x, step.logit_rows.len())
+    }
+
+    fn stage_window(
+        &mut self,
+        kv: &mut Kv,
+        layer: usize,
+        rows: &Act<Buffer>,
+        step: &Step,
+    ) -> Result<()> {
+        compress::stage_window(&self.parts(), kv, layer, rows, step.rows.len())
+    }
+
+    fn compress(
+        &mut self,
+        kv: &mut Kv,
+        layer: usize,
+        pooled: Pooled,
+        input: &PoolInput<Buffer>,
+        w: &CompressorWeights<Self>,
+        rope: &Rope,
+        step: &Step,
+    ) -> Result<()> {
+        let target = Target { layer, pooled, rope: RopeArgs::new(rope, false) };
+        let counts = (step.rows.len(), step.spans.len());
+        compress::compress(&self.parts(), kv, target, input, w, counts)
+    }
+
+    fn index_top_k(
+        &mut self,
+        ids: &mut Ids<Buffer>,
+        kv: &Kv,
+        layer: usize,
+        queries: (&Act<Buffer>, &Act<Buffer>),
+        step: &Step,
+    ) -> Result<()> {
+        index_top_k::index_top_k(&self.parts(), ids, (kv, layer), queries, step.rows.len())
+    }
+
+    fn attend(
+        &mut self,
+        out: &mut Act<Buffer>,
+        q: &Act<Buffer>,
+        kv: &Kv,
+        layer: usize,
+        selected: Selected<'_, Buffer>,
+        sinks: &Weight,
+        step: &Step,
+    ) -> Result<()> {
+        let (kv, sinks) = ((kv, layer), sinks.values()?);
+        attend::attend(&self.parts(), (out, q), kv, &selected, sinks, step.rows.len())
+    }
+
+    fn route_top_k(
+        &mut self,
+        routing: &mut Routing<Buffer, Buffer>,
+        logits: &Act<Buffer>,
+        bias: &Weight,
+        step: &Step,
+    ) -> Result<()> {
+        let choice = Choice::Bias(bias.values()?);
+        route::route(&self.parts(), routing, logits, &choice, step.rows.len())
+    }
+
+    fn route_hash(
+        &mut self,
+        routing: &mut Routing<Buffer, Buffer>,
+        logits: &Act<Buffer>,
+        table: &Weight,
+        step: &Step,
+    ) -> Result<()> {
+        let choice = Choice::Table(table.table()?);
+        route::route(&self.parts(), routing, logits, &choice, step.rows.len())
+    }
+
+    fn routed_experts(
+        &mut self,
+        out: &mut Act<Buffer>,
+        x: &Act<Buffer>,
+        w: &ExpertWeights<Self>,
+        routing: &Routing<Buffer, Buffer>,
+        step: &Step,
+    ) -> Result<()> {
+        let p = self.parts();
+        matmul::routed_experts(p.gpu, p.products, out, x, w, routing, step.rows.len())
+    }
+
+    fn swiglu(
+        &mut self,
+        gate: &mut Act<Buffer>,
+        up: &Act<Buffer>,
+        clamp: f32,
+        step: &Step,
+    ) -> Result<()> {
+        swiglu::swiglu(self.parts().gpu, gate, up, clamp, step.rows.len())
+    }
+
+    fn add(&mut self, acc: &mut Act<Buffer>, x: &Act<Buffer>, step: &Step) -> Result<()> {
+        swiglu::add(self.parts().gpu, acc, x, step.rows.len())
+    }
+
+    fn scratch(&mut self) -> &mut Option<Box<Scratch<Buffer, Buffer>>> {
+        &mut self.scratch
+    }
+}
