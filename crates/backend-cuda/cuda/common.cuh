@@ -5,7 +5,7 @@
 #pragma once
 
 #ifdef KEID_EMULATE
-#include "emulate.h"
+#include <emulate.h>
 #else
 
 #ifdef __CUDACC_RTC__

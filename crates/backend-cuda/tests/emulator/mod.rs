@@ -23,7 +23,7 @@ type Run = unsafe extern "C" fn(
 ) -> i32;
 
 /// The backend on the emulator.
-pub fn cuda() -> Cuda {
+pub(crate) fn cuda() -> Cuda {
     Cuda::with_driver(Arc::new(Emulator::new()))
 }
 
