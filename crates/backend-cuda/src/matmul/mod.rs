@@ -1,133 +1,115 @@
-//! Products: weight layouts, uploads, and the kernels that read them.
+//! Products: weight layouts, uploads, and the launches of the kernels that read them.
+//!
+//! Up to eight rows of activations go through kernels that read every weight once (`gemv`,
+//! `experts`).
 
-use backend::{Act, Error, ExpertWeights, Result, Routing, Shape};
-use model::HostTensor;
+mod experts;
+mod gemv;
+mod round;
+mod weights;
+mod workspace;
 
-use crate::Cuda;
-use crate::gpu::{Buffer, DevicePtr, Gpu, NAME};
-use crate::weight::FloatType;
+use backend::{Act, Error, Result};
 
-/// `[experts, rows, cols]` on the device.
-pub struct Matrix {
-    name: String,
-    rows: usize,
-    cols: usize,
-    experts: usize,
-}
+use crate::gpu::{Buffer, DevicePtr, Gpu, Kernel, Launch, NAME};
+pub(crate) use experts::{mixture, routed_experts};
+pub use weights::Matrix;
+use weights::MatrixArgs;
+pub(crate) use workspace::Workspace;
 
-fn unsupported(what: &str) -> Error {
-    Error::Unsupported {
-        device: NAME,
-        what: what.to_owned(),
-        expected: "a kernel".to_owned(),
-        found: "none".to_owned(),
-    }
-}
+/// Columns of a chunk (`cuda/matmul/layout.cuh`).
+const CHUNK_COLS: usize = 256;
 
-impl Matrix {
-    pub(crate) fn upload(_gpu: &Gpu, t: &HostTensor) -> Result<Self> {
-        Ok(Self { name: t.name.clone(), rows: t.rows, cols: t.cols, experts: t.experts.max(1) })
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    pub(crate) fn cols(&self) -> usize {
-        self.cols
-    }
-
-    pub(crate) fn experts(&self) -> usize {
-        self.experts
-    }
-
-    pub(crate) fn floats(&self) -> Option<(DevicePtr, FloatType)> {
-        None
-    }
-}
-
-pub(crate) struct Workspace {}
-
-impl Workspace {
-    pub(crate) fn bytes(_shape: &Shape) -> usize {
-        0
-    }
-
-    pub(crate) fn new(_gpu: &Gpu, _shape: &Shape) -> Result<Self> {
-        Ok(Self {})
-    }
-}
-
+/// `out[r] = w · x[r]` for the first `n_rows` rows.
 pub(crate) fn matmul(
-    _gpu: &Gpu,
-    _ws: &mut Workspace,
-    _out: &Act<Buffer>,
-    _x: &Act<Buffer>,
+    gpu: &Gpu,
+    ws: &Workspace,
+    out: &Act<Buffer>,
+    x: &Act<Buffer>,
     w: &Matrix,
-    _n_rows: usize,
+    n_rows: usize,
 ) -> Result<()> {
-    Err(unsupported(w.name()))
+    gemv::products(gpu, ws, x, &[(out, w)], 1, n_rows)
 }
 
+/// Rows of `w` in `n_groups` equal parts, each applied to its own slice of `x[r]`.
 pub(crate) fn grouped_matmul(
-    _gpu: &Gpu,
-    _ws: &mut Workspace,
-    _out: &Act<Buffer>,
-    _x: &Act<Buffer>,
+    gpu: &Gpu,
+    ws: &Workspace,
+    out: &Act<Buffer>,
+    x: &Act<Buffer>,
     w: &Matrix,
-    _n_groups: usize,
-    _n_rows: usize,
+    n_groups: usize,
+    n_rows: usize,
 ) -> Result<()> {
-    Err(unsupported(w.name()))
+    gemv::products(gpu, ws, x, &[(out, w)], n_groups, n_rows)
 }
 
+/// Products of several matrices with the same activations.
 pub(crate) fn matmul_many(
     gpu: &Gpu,
-    ws: &mut Workspace,
+    ws: &Workspace,
     x: &Act<Buffer>,
     jobs: &[(&Act<Buffer>, &Matrix)],
     n_rows: usize,
 ) -> Result<()> {
-    jobs.iter().try_for_each(|(out, w)| matmul(gpu, ws, out, x, w, n_rows))
+    gemv::products(gpu, ws, x, jobs, 1, n_rows)
 }
 
-pub(crate) fn routed_experts(
-    _gpu: &Gpu,
-    _ws: &mut Workspace,
-    _out: &Act<Buffer>,
-    _x: &Act<Buffer>,
-    w: &ExpertWeights<Cuda>,
-    _routing: &Routing<Buffer, Buffer>,
-    _n_rows: usize,
-) -> Result<()> {
-    Err(unsupported(w.gate.matrix()?.name()))
+const EMBED: Kernel = Kernel::new("matmul/embed", "embed_rows");
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct EmbedArgs {
+    w: DevicePtr,
+    tokens: DevicePtr,
+    grid: DevicePtr,
+    out: DevicePtr,
+    layout: u32,
+    rows: u32,
+    cols: u32,
+    n_rows: u32,
+    n_streams: u32,
+    unused: u32,
 }
 
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn mixture(
-    _gpu: &Gpu,
-    _ws: &mut Workspace,
-    _y: &Act<Buffer>,
-    _x: &Act<Buffer>,
-    routed: &ExpertWeights<Cuda>,
-    _shared: &ExpertWeights<Cuda>,
-    _routing: &Routing<Buffer, Buffer>,
-    _n_rows: usize,
-) -> Result<()> {
-    Err(unsupported(routed.gate.matrix()?.name()))
-}
+// SAFETY: `repr(C)`, as in `embed.cu`, and the last field fills the padding.
+unsafe impl crate::gpu::Args for EmbedArgs {}
 
+/// Every one of `n_streams` parts of row `r` of `out` becomes row `tokens[r]` of `table`.
 pub(crate) fn embed_rows(
-    _gpu: &Gpu,
-    _out: &Act<Buffer>,
+    gpu: &Gpu,
+    ws: &Workspace,
+    out: &Act<Buffer>,
     table: &Matrix,
-    _tokens: DevicePtr,
-    _n_rows: usize,
-    _n_streams: usize,
+    tokens: DevicePtr,
+    n_rows: usize,
+    n_streams: usize,
 ) -> Result<()> {
-    Err(unsupported(table.name()))
+    assert_eq!(out.cols, table.cols() * n_streams, "{}: width of {}", out.label, table.name());
+    let MatrixArgs { w, layout, rows, cols, .. } = table.args();
+    let args = EmbedArgs {
+        w,
+        tokens,
+        grid: ws.grid(),
+        out: out.buf.ptr(),
+        layout,
+        rows,
+        cols,
+        n_rows: n_rows as u32,
+        n_streams: n_streams as u32,
+        unused: 0,
+    };
+    let threads = n_rows * table.cols().div_ceil(CHUNK_COLS) * 4;
+    gpu.launch(&EMBED, Launch::new(threads.div_ceil(256), 256), &args)
+}
+
+/// An operation that the kernels cannot do.
+fn unsupported(what: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
+    Error::Unsupported {
+        device: NAME,
+        what: what.to_owned(),
+        expected: expected.into(),
+        found: found.into(),
+    }
 }

@@ -1,0 +1,119 @@
+// The chosen experts of few rows: each pair of a row and an expert is computed by itself, so that a
+// row's bits do not depend on others.
+#include "panel.cuh"
+
+// Experts that the same rows go through. The shared expert is a bank of one.
+struct Bank {
+    Matrix gate, up;
+    // Activations of the rows, for either matrix.
+    const uint8_t *gate_x, *up_x;
+    // [pairs]: expert and what the pair counts. Null: expert 0, once.
+    const uint32_t* ids;
+    const float* weights;
+    // [pairs, rows of gate]
+    float* out;
+    uint32_t gate_row_bytes, up_row_bytes;
+    // Experts of a row, experts there are, pairs.
+    uint32_t used, n_experts, n_pairs;
+    float clamp;
+};
+
+struct UpArgs {
+    Bank banks[2];
+    const uint32_t* grid;
+};
+
+#define UP_WARPS 4
+
+// out = weight * silu(min(gate, clamp)) * clamp(up) of one panel of one pair. Half of the warps take
+// the gate, half the other matrix.
+KERNEL_OCC(256, 2, experts_up, UpArgs) {
+    SHARED uint32_t grid[256 * GRID_COPIES];
+    SHARED float sums[2 * UP_WARPS][CHUNK_ROWS];
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const bool second = blockIdx.y >= a.banks[0].n_pairs;
+    const Bank& bank = a.banks[second];
+    const uint32_t pair = blockIdx.y - (second ? a.banks[0].n_pairs : 0), row = pair / bank.used;
+    const uint32_t id = bank.ids ? bank.ids[pair] : 0;
+    const bool is_up = warp >= UP_WARPS;
+    Matrix m = is_up ? bank.up : bank.gate;
+    if (blockIdx.x * CHUNK_ROWS >= m.rows) return;
+    if (bank.gate.layout == LAYOUT_IQ2_XXS || bank.up.layout == LAYOUT_IQ2_XXS) {
+        copy_grid<GRID_COPIES>(grid, a.grid);
+    }
+    m.w += uint64_t(min(id, bank.n_experts - 1)) * m.expert_bytes;
+    const uint32_t row_bytes = is_up ? bank.up_row_bytes : bank.gate_row_bytes;
+    const Input in = {(is_up ? bank.up_x : bank.gate_x) + uint64_t(row) * row_bytes, row_bytes, 1};
+    float acc[4] = {0, 0, 0, 0};
+    add_part<0>(acc, m, in, {blockIdx.x, warp % UP_WARPS, UP_WARPS}, grid + lane % GRID_COPIES);
+    if (lane % 4 == 0) {
+        sums[warp][lane / 4] = acc[0];
+        sums[warp][lane / 4 + 8] = acc[2];
+    }
+    __syncthreads();
+    const uint32_t at = blockIdx.x * CHUNK_ROWS + threadIdx.x;
+    if (threadIdx.x >= CHUNK_ROWS || at >= m.rows) return;
+    float gate = 0, up = 0;
+    for (uint32_t w = 0; w < UP_WARPS; w++) {
+        gate += sums[w][threadIdx.x];
+        up += sums[UP_WARPS + w][threadIdx.x];
+    }
+    // An id that the file should not have makes values that nobody takes for an answer.
+    const float weight = id >= bank.n_experts ? __uint_as_float(0x7fc00000)
+                         : bank.weights       ? bank.weights[pair]
+                                              : 1.0f;
+    bank.out[uint64_t(pair) * m.rows + at] = weight * swiglu_value(gate, up, bank.clamp);
+}
+
+struct DownArgs {
+    // The experts of a row, then the shared one; its layout is ignored when `shared` is null.
+    Matrix down, shared_down;
+    // Activations of the pairs, and of the rows.
+    const uint8_t *x, *shared_x;
+    const uint32_t *ids, *grid;
+    // [rows, rows of down]
+    float* out;
+    uint32_t row_bytes, shared_row_bytes, used, n_experts;
+    // Whether the sum is added to what is there.
+    uint32_t add, unused;
+};
+
+#define DOWN_WARPS 8
+#define MAX_USED 16
+
+// The sum over a row's experts, in the order of their selection, of one panel.
+KERNEL_OCC(256, 2, experts_down, DownArgs) {
+    SHARED uint32_t grid[256 * GRID_COPIES];
+    SHARED float sums[MAX_USED + 1][DOWN_WARPS][CHUNK_ROWS];
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.y;
+    const uint32_t terms = a.used + (a.shared_x ? 1 : 0);
+    if (a.down.layout == LAYOUT_IQ2_XXS || a.shared_down.layout == LAYOUT_IQ2_XXS) {
+        copy_grid<GRID_COPIES>(grid, a.grid);
+    }
+    for (uint32_t i = 0; i < terms; i++) {
+        const bool shared = i == a.used;
+        const uint32_t pair = shared ? row : row * a.used + i;
+        const uint32_t id = shared || !a.ids ? 0 : min(a.ids[pair], a.n_experts - 1);
+        const uint32_t row_bytes = shared ? a.shared_row_bytes : a.row_bytes;
+        Matrix m = shared ? a.shared_down : a.down;
+        m.w += uint64_t(id) * m.expert_bytes;
+        const Input in = {(shared ? a.shared_x : a.x) + uint64_t(pair) * row_bytes, row_bytes, 1};
+        float acc[4] = {0, 0, 0, 0};
+        add_part<0>(acc, m, in, {blockIdx.x, warp, DOWN_WARPS}, grid + lane % GRID_COPIES);
+        if (lane % 4 == 0) {
+            sums[i][warp][lane / 4] = acc[0];
+            sums[i][warp][lane / 4 + 8] = acc[2];
+        }
+    }
+    __syncthreads();
+    const uint32_t at = blockIdx.x * CHUNK_ROWS + threadIdx.x;
+    if (threadIdx.x >= CHUNK_ROWS || at >= a.down.rows) return;
+    float* out = a.out + uint64_t(row) * a.down.rows + at;
+    float total = a.add ? *out : 0.0f;
+    for (uint32_t i = 0; i < terms; i++) {
+        float sum = 0;
+        for (uint32_t w = 0; w < DOWN_WARPS; w++) sum += sums[i][w][threadIdx.x];
+        total += sum;
+    }
+    *out = total;
+}

@@ -1,0 +1,216 @@
+// From chunks (layout.cuh) to operands of the tensor cores, format by format.
+//
+// A format has `Raw`, what one lane loads of a chunk; `tile`, the operand of one tile of 32 columns;
+// and what its sums are multiplied with. By `KIND`:
+//   PER_TILE   rounded activations have a scale a tile; `scale` is that of row g or g + 8 (half 1);
+//   CHAINED    one scale a chunk: the tiles of a chunk add up on the tensor cores;
+//   SCALED     one scale a chunk, and every tile is multiplied with the integer `factor`;
+//   HALVES     as SCALED, with another factor for either half of a tile.
+// Formats with `MINS` also subtract `dmin` times a product of minima with the activations' sums;
+// `minimum` is one of the 16 of a row.
+#pragma once
+#include "layout.cuh"
+#include "mma.cuh"
+
+#define PER_TILE 0
+#define CHAINED 1
+#define SCALED 2
+#define HALVES 3
+
+DEVICE uint4 load16(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
+DEVICE uint2 load8(const uint8_t* p) { return *reinterpret_cast<const uint2*>(p); }
+DEVICE uint32_t load4(const uint8_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
+DEVICE uint32_t word(const uint4& v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+DEVICE uint32_t word(const uint2& v, int i) { return i == 0 ? v.x : v.y; }
+DEVICE float low_half(uint32_t bits) { return half_to_float(uint16_t(bits & 0xffff)); }
+DEVICE float high_half(uint32_t bits) { return half_to_float(uint16_t(bits >> 16)); }
+DEVICE float pick_half(uint32_t bits, int i) { return i == 0 ? low_half(bits) : high_half(bits); }
+
+struct Q8_0 {
+    enum { CHUNK = Q8_0_CHUNK, KIND = PER_TILE, MINS = 0, GRID = 0 };
+    struct Raw {
+        uint4 q[TILES], d[2];
+    };
+    static MEMBER void load(Raw& r, const uint8_t* chunk, uint32_t lane) {
+#pragma unroll
+        for (int i = 0; i < TILES; i++) r.q[i] = load16(chunk + 512 * i + 16 * lane);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            r.d[i] = load16(chunk + Q8_0_SCALES + 32 * (lane / 4) + 16 * i);
+        }
+    }
+    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t*) {
+        a[0] = r.q[i].x, a[2] = r.q[i].y, a[1] = r.q[i].z, a[3] = r.q[i].w;
+    }
+    static MEMBER float scale(const Raw& r, int i, int half) {
+        return pick_half(word(r.d[i / 4], i % 4), half);
+    }
+};
+
+struct Mxfp4 {
+    enum { CHUNK = MXFP4_CHUNK, KIND = PER_TILE, MINS = 0, GRID = 0 };
+    struct Raw {
+        uint4 q[TILES / 2], e;
+    };
+    static MEMBER void load(Raw& r, const uint8_t* chunk, uint32_t lane) {
+#pragma unroll
+        for (int i = 0; i < TILES / 2; i++) r.q[i] = load16(chunk + 512 * i + 16 * lane);
+        r.e = load16(chunk + MXFP4_SCALES + 16 * (lane / 4));
+    }
+    // Four codes of E2M1 as twice their values.
+    static MEMBER uint32_t values(uint32_t codes) {
+        const uint32_t magnitudes = codes & 0x7777;
+        const uint32_t plus = __byte_perm(0x03020100, 0x0c080604, magnitudes);
+        const uint32_t minus = __byte_perm(0xfdfeff00, 0xf4f8fafc, magnitudes);
+        return __byte_perm(plus, minus, 0x3210 | (codes >> 1 & 0x4444));
+    }
+    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t*) {
+        const uint32_t g = word(r.q[i / 2], i % 2 * 2), g8 = word(r.q[i / 2], i % 2 * 2 + 1);
+        a[0] = values(g), a[2] = values(g >> 16), a[1] = values(g8), a[3] = values(g8 >> 16);
+    }
+    // Half of 2^(e - 127); e of 0 and 1 make subnormal numbers.
+    static MEMBER float scale(const Raw& r, int i, int half) {
+        const uint32_t e = word(r.e, half * 2 + i / 4) >> (i % 4 * 8) & 255;
+        return __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23);
+    }
+};
+
+struct Q2K {
+    enum { CHUNK = Q2_K_CHUNK, KIND = CHAINED, MINS = 1, GRID = 0 };
+    struct Raw {
+        uint4 q[2];
+        uint2 scales, d;
+        uint32_t mins;
+    };
+    static MEMBER void load(Raw& r, const uint8_t* chunk, uint32_t lane) {
+        r.q[0] = load16(chunk + 16 * lane);
+        r.q[1] = load16(chunk + 512 + 16 * lane);
+        r.scales = load8(chunk + Q2_K_SCALES + 8 * (lane / 2));
+        r.mins = load4(chunk + Q2_K_MINS + 4 * lane);
+        r.d = load8(chunk + Q2_K_D + 8 * (lane / 4));
+    }
+    // Two bits times four bits fit in a byte, so that the scale is in the operand.
+    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t*) {
+        const uint32_t g = r.scales.x >> 4 * i & 15, g8 = r.scales.y >> 4 * i & 15;
+        const uint4& q = r.q[i / 4];
+        const int shift = i % 4 * 2;
+        a[0] = (q.x >> shift & 0x03030303) * g, a[2] = (q.y >> shift & 0x03030303) * g;
+        a[1] = (q.z >> shift & 0x03030303) * g8, a[3] = (q.w >> shift & 0x03030303) * g8;
+    }
+    static MEMBER void mins(uint32_t (&a)[2], const Raw& r) {
+        a[0] = r.mins & 0x0f0f0f0f, a[1] = r.mins >> 4 & 0x0f0f0f0f;
+    }
+    static MEMBER int minimum(const uint8_t* chunk, uint32_t g, int half, int part) {
+        return chunk[Q2_K_MINS + 16 * g + part] >> 4 * half & 15;
+    }
+    static MEMBER float d(const Raw& r, int half) { return low_half(word(r.d, half)); }
+    static MEMBER float dmin(const Raw& r, int half) { return high_half(word(r.d, half)); }
+};
+
+struct Q4K {
+    enum { CHUNK = Q4_K_CHUNK, KIND = SCALED, MINS = 1, GRID = 0 };
+    struct Raw {
+        uint4 q[4], scales;
+        uint2 d;
+        uint32_t mins;
+    };
+    static MEMBER void load(Raw& r, const uint8_t* chunk, uint32_t lane) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) r.q[i] = load16(chunk + 512 * i + 16 * lane);
+        r.scales = load16(chunk + Q4_K_SCALES + 16 * (lane / 4));
+        r.mins = load4(chunk + Q4_K_MINS + 4 * lane);
+        r.d = load8(chunk + Q4_K_D + 8 * (lane / 4));
+    }
+    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t*) {
+        const uint4& q = r.q[i / 2];
+        const int shift = i % 2 * 4;
+        a[0] = q.x >> shift & 0x0f0f0f0f, a[2] = q.y >> shift & 0x0f0f0f0f;
+        a[1] = q.z >> shift & 0x0f0f0f0f, a[3] = q.w >> shift & 0x0f0f0f0f;
+    }
+    static MEMBER int factor(const Raw& r, int i, int half) {
+        return int(word(r.scales, half * 2 + i / 4) >> (i % 4 * 8) & 255);
+    }
+    // A minimum serves both sums of its tile.
+    static MEMBER void mins(uint32_t (&a)[2], const Raw& r) {
+        a[0] = __byte_perm(r.mins, 0, 0x1100), a[1] = __byte_perm(r.mins, 0, 0x3322);
+    }
+    static MEMBER int minimum(const uint8_t* chunk, uint32_t g, int half, int part) {
+        return chunk[Q4_K_MINS + 16 * g + part / 4 * 4 + 2 * half + part / 2 % 2];
+    }
+    static MEMBER float d(const Raw& r, int half) { return low_half(word(r.d, half)); }
+    static MEMBER float dmin(const Raw& r, int half) { return high_half(word(r.d, half)); }
+};
+
+struct Q6K {
+    enum { CHUNK = Q6_K_CHUNK, KIND = HALVES, MINS = 0, GRID = 0 };
+    struct Raw {
+        uint4 low[4], high[2], scales[2];
+        uint32_t d;
+    };
+    static MEMBER void load(Raw& r, const uint8_t* chunk, uint32_t lane) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) r.low[i] = load16(chunk + 512 * i + 16 * lane);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            r.high[i] = load16(chunk + Q6_K_HIGH + 512 * i + 16 * lane);
+            const uint8_t* scales = chunk + Q6_K_SCALES + 32 * (lane / 4) + 16 * i;
+            r.scales[i] = load16(scales);
+        }
+        r.d = load4(chunk + Q6_K_D + 4 * (lane / 4));
+    }
+    // Bytes of 0..64 become bytes of -32..32: the upper bit keeps borrows inside a byte.
+    static MEMBER uint32_t centred(uint32_t low, uint32_t high) {
+        const uint32_t q = (low & 0x0f0f0f0f) | (high & 0x03030303) << 4;
+        return ((q | 0x80808080) - 0x20202020) ^ 0x80808080;
+    }
+    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t*) {
+        const uint4 &l = r.low[i / 2], &h = r.high[i / 4];
+        const int low = i % 2 * 4, high = i % 4 * 2;
+        a[0] = centred(l.x >> low, h.x >> high), a[2] = centred(l.y >> low, h.y >> high);
+        a[1] = centred(l.z >> low, h.z >> high), a[3] = centred(l.w >> low, h.w >> high);
+    }
+    static MEMBER int factor(const Raw& r, int i, int half, int part) {
+        const uint32_t bytes = word(r.scales[half], i / 2);
+        return int(int8_t(bytes >> ((i % 2 * 2 + part) * 8)));
+    }
+    static MEMBER float d(const Raw& r, int half) { return pick_half(r.d, half); }
+};
+
+// The grid is a table of 256 words in shared memory: bits 4i, 4i + 1 are the level of weight i. It
+// is there COPIES times, copy c in words c, c + COPIES, ..., so that lanes meet in fewer banks;
+// `grid` points at the lane's copy.
+template <int COPIES>
+struct Iq2Xxs {
+    enum { CHUNK = IQ2_XXS_CHUNK, KIND = SCALED, MINS = 0, GRID = COPIES };
+    struct Raw {
+        uint4 index, signs;
+        uint2 scales;
+        uint32_t d;
+    };
+    static MEMBER void load(Raw& r, const uint8_t* chunk, uint32_t lane) {
+        r.index = load16(chunk + 16 * lane);
+        r.signs = load16(chunk + IQ2_XXS_SIGNS + 16 * lane);
+        r.scales = load8(chunk + IQ2_XXS_SCALES + 8 * (lane / 4));
+        r.d = load4(chunk + IQ2_XXS_D + 4 * (lane / 4));
+    }
+    // Eight weights as selectors of a byte among {8, 25, 43} and their negatives.
+    static MEMBER uint32_t selectors(const Raw& r, int i, int half, const uint32_t* grid) {
+        const uint32_t index = word(r.index, half * 2 + i / 4) >> (i % 4 * 8) & 255;
+        const uint32_t signs = word(r.signs, half * 2 + i / 4);
+        const int j = i % 4;
+        return grid[index * COPIES] | ((j < 3 ? signs << (2 - j) : signs >> 1) & 0x44444444);
+    }
+    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t* grid) {
+        const uint32_t g = selectors(r, i, 0, grid), g8 = selectors(r, i, 1, grid);
+        const uint32_t plus = 0x002b1908, minus = 0x00d5e7f8;
+        a[0] = __byte_perm(plus, minus, g), a[2] = __byte_perm(plus, minus, g >> 16);
+        a[1] = __byte_perm(plus, minus, g8), a[3] = __byte_perm(plus, minus, g8 >> 16);
+    }
+    // Twice the factor: d holds an eighth, not a quarter.
+    static MEMBER int factor(const Raw& r, int i, int half) {
+        return int((i == 0 ? word(r.scales, half) << 1 : word(r.scales, half) >> (4 * i - 1)) & 30) | 1;
+    }
+    static MEMBER float d(const Raw& r, int half) { return 0.125f * pick_half(r.d, half); }
+};

@@ -1,0 +1,76 @@
+// Products with up to 8 rows of activations: every weight is read once, at the speed of memory.
+//
+// One launch serves several matrices of any formats. A block takes one panel of 16 rows of a matrix,
+// or several when they are short; its warps share a panel's chunks. The partial sums are added in the
+// order of the warps.
+#include "panel.cuh"
+
+struct GemvJob {
+    Matrix m;
+    const uint8_t* x;
+    float* out;
+    // Bytes between rows and between slices of x; floats between rows of out.
+    uint32_t x_row_bytes, x_slice_bytes, out_stride;
+    // Equal parts of the rows: slice i of x meets part `first_group` + i. Panels that may lie in one.
+    uint32_t groups, first_group, group_panels;
+    // Blocks before this job's.
+    uint32_t first_block, unused;
+};
+
+#define MAX_JOBS 8
+
+struct GemvArgs {
+    GemvJob jobs[MAX_JOBS];
+    const uint32_t* grid;
+    uint32_t n_jobs, n_rows;
+};
+
+#define WARPS 8
+
+// Warps that share a panel: a function of the width alone.
+DEVICE uint32_t warps_of_panel(uint32_t chunks) {
+    return chunks >= 8 ? 8 : chunks >= 4 ? 4 : chunks >= 2 ? 2 : 1;
+}
+
+template <int WIDE>
+DEVICE void gemv(const GemvArgs& a) {
+    SHARED uint32_t grid[256 * GRID_COPIES];
+    SHARED float sums[WARPS][128];
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t which = 0;
+    while (which + 1 < a.n_jobs && blockIdx.x >= a.jobs[which + 1].first_block) which++;
+    const GemvJob& job = a.jobs[which];
+    if (job.m.layout == LAYOUT_IQ2_XXS) copy_grid<GRID_COPIES>(grid, a.grid);
+
+    const uint32_t warps = warps_of_panel(chunks_of(job.m.cols)), panels = WARPS / warps;
+    const uint32_t blocks = (job.group_panels + panels - 1) / panels;
+    const uint32_t block = blockIdx.x - job.first_block, group = block / blocks;
+    const uint32_t group_rows = job.m.rows / job.groups;
+    const uint32_t first_row = (job.first_group + group) * group_rows, end_row = first_row + group_rows;
+    const uint32_t first_panel = first_row / CHUNK_ROWS + block % blocks * panels;
+
+    const Part part = {first_panel + warp / warps, warp % warps, warps};
+    float acc[4] = {0, 0, 0, 0};
+    if (part.panel * CHUNK_ROWS < end_row) {
+        const Input in = {job.x + uint64_t(group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
+        add_part<WIDE>(acc, job.m, in, part, grid + lane % GRID_COPIES);
+    }
+    const bool wide = WIDE || job.m.layout >= LAYOUT_F32;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t row = wide ? 2 * (lane % 4) + i % 2 : lane % 4;
+        if (wide || i % 2 == 0) sums[warp][(lane / 4 + i / 2 * 8) * 8 + row] = acc[i];
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < panels * 128; i += blockDim.x) {
+        const uint32_t n = i % 8, row = (first_panel + i / 128) * CHUNK_ROWS + i % 128 / 8;
+        if (n >= a.n_rows || row < first_row || row >= end_row) continue;
+        float sum = 0;
+        for (uint32_t w = 0; w < warps; w++) sum += sums[i / 128 * warps + w][i % 128];
+        job.out[uint64_t(n) * job.out_stride + row] = sum;
+    }
+}
+
+// Up to 4 and up to 8 rows; the bits are the same.
+KERNEL_OCC(256, 2, gemv_4, GemvArgs) { gemv<0>(a); }
+KERNEL_OCC(256, 2, gemv_8, GemvArgs) { gemv<1>(a); }

@@ -1,0 +1,187 @@
+// One warp's part of a product: a panel of 16 weight rows times up to 8 activation rows.
+//
+// A warp adds up chunks of 256 columns into `acc`, a result tile (mma.cuh). The order of additions
+// depends on the matrix alone, and a column of the tile on its activation row alone, so that a row's
+// bits are the same in every batch of up to 8 rows.
+#pragma once
+#include "formats.cuh"
+
+// Rounded activations of up to 8 rows, from the chunk that is multiplied on.
+struct ActRows {
+    const uint8_t* records;
+    uint32_t row_bytes, n_rows;
+};
+
+// WIDE = 1: up to 8 rows, row i in column i. WIDE = 0: up to 4 rows, row i in column 2 i, which saves
+// the arithmetic of the odd columns.
+template <int WIDE>
+DEVICE bool operand_row(uint32_t& row) {
+    const uint32_t g = threadIdx.x % 32 / 4;
+    row = WIDE ? g : g / 2;
+    return WIDE || g % 2 == 0;
+}
+
+template <int WIDE>
+DEVICE uint32_t result_row(int column) {
+    return WIDE ? threadIdx.x % 4 * 2 + column : threadIdx.x % 4;
+}
+
+// The lane's operand of all tiles: eight codes a tile.
+template <int WIDE>
+DEVICE void load_codes(uint4 (&x)[4], const ActRows& acts) {
+    uint32_t row;
+    if (operand_row<WIDE>(row) && row < acts.n_rows) {
+        const uint8_t* codes = acts.records + row * acts.row_bytes + 64 * (threadIdx.x % 4);
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = load16(codes + 16 * i);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
+    }
+}
+
+template <class F, int WIDE>
+DEVICE void add_per_tile(float (&acc)[4], const typename F::Raw& w, const uint4 (&x)[4],
+                         const ActRows& acts, const uint32_t* grid) {
+    float scales[WIDE + 1][TILES];
+#pragma unroll
+    for (int column = 0; column <= WIDE; column++) {
+        const uint32_t row = result_row<WIDE>(column);
+        const float* from = reinterpret_cast<const float*>(
+            acts.records + (row < acts.n_rows ? row : 0) * acts.row_bytes + ACT_SCALES);
+#pragma unroll
+        for (int i = 0; i < TILES; i += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(from + i);
+            scales[column][i] = four.x, scales[column][i + 1] = four.y;
+            scales[column][i + 2] = four.z, scales[column][i + 3] = four.w;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+        uint32_t a[4];
+        F::tile(a, w, i, grid);
+        int c[4] = {INT_IN_FLOAT, INT_IN_FLOAT, INT_IN_FLOAT, INT_IN_FLOAT};
+        mma_s8(c, a, word(x[i / 2], i % 2 * 2), word(x[i / 2], i % 2 * 2 + 1));
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float d = F::scale(w, i, half);
+#pragma unroll
+            for (int column = 0; column <= WIDE; column++) {
+                float& sum = acc[half * 2 + column];
+                sum = fmaf(float_of_sum(c[half * 2 + column]), d * scales[column][i], sum);
+            }
+        }
+    }
+}
+
+// One tile of a format with one activation scale a chunk.
+template <class F, int WIDE>
+DEVICE void add_tile(int (&total)[4], const typename F::Raw& w, int i, uint32_t b0, uint32_t b1,
+                     const uint32_t* grid) {
+    uint32_t a[4];
+    F::tile(a, w, i, grid);
+    if constexpr (F::KIND == CHAINED) {
+        mma_s8(total, a, b0, b1);
+    } else if constexpr (F::KIND == SCALED) {
+        int c[4] = {0, 0, 0, 0};
+        mma_s8(c, a, b0, b1);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int factor = F::factor(w, i, half);
+#pragma unroll
+            for (int column = 0; column <= WIDE; column++) {
+                total[half * 2 + column] += factor * c[half * 2 + column];
+            }
+        }
+    } else {
+        // Lanes 0 and 1 of four hold one half of the tile's columns, lanes 2 and 3 the other.
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            const uint32_t keep = (threadIdx.x % 4 / 2 == uint32_t(part)) ? 0xffffffffu : 0;
+            const uint32_t own[4] = {a[0] & keep, a[1] & keep, a[2] & keep, a[3] & keep};
+            int c[4] = {0, 0, 0, 0};
+            mma_s8(c, own, b0, b1);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int factor = F::factor(w, i, half, part);
+#pragma unroll
+                for (int column = 0; column <= WIDE; column++) {
+                    total[half * 2 + column] += factor * c[half * 2 + column];
+                }
+            }
+        }
+    }
+}
+
+// The products of minima with the sums of every 16 activations, which come as 16 high + rest.
+template <class F, int WIDE>
+DEVICE void min_totals(int (&total)[4], const typename F::Raw& w, const ActRows& acts) {
+    uint32_t row, high_sums = 0, rest_sums = 0;
+    if (operand_row<WIDE>(row) && row < acts.n_rows) {
+        const uint8_t* sums =
+            acts.records + row * acts.row_bytes + CHUNK_COLS + 4 * (threadIdx.x % 4);
+        high_sums = load4(sums);
+        rest_sums = load4(sums + 16);
+    }
+    uint32_t mins[2];
+    F::mins(mins, w);
+    int high[4] = {0, 0, 0, 0}, rest[4] = {0, 0, 0, 0};
+    mma_s8_k16(high, mins, high_sums);
+    mma_s8_k16(rest, mins, rest_sums);
+#pragma unroll
+    for (int i = 0; i < 4; i++) total[i] = 16 * high[i] + rest[i];
+}
+
+template <class F, int WIDE>
+DEVICE void add_per_chunk(float (&acc)[4], const typename F::Raw& w, const uint4 (&x)[4],
+                          const ActRows& acts, const uint32_t* grid) {
+    int total[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+        add_tile<F, WIDE>(total, w, i, word(x[i / 2], i % 2 * 2), word(x[i / 2], i % 2 * 2 + 1),
+                          grid);
+    }
+    int mins[4] = {0, 0, 0, 0};
+    if constexpr (F::MINS) min_totals<F, WIDE>(mins, w, acts);
+#pragma unroll
+    for (int column = 0; column <= WIDE; column++) {
+        const uint32_t row = result_row<WIDE>(column);
+        const float scale = *reinterpret_cast<const float*>(
+            acts.records + (row < acts.n_rows ? row : 0) * acts.row_bytes + ACT256_SCALE);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int at = half * 2 + column;
+            acc[at] = fmaf(float(total[at]), F::d(w, half) * scale, acc[at]);
+            if constexpr (F::MINS) {
+                acc[at] = fmaf(-float(mins[at]), F::dmin(w, half) * scale, acc[at]);
+            }
+        }
+    }
+}
+
+// Chunks `first`, `first + step`, ... of a panel.
+template <class F, int WIDE>
+DEVICE void add_chunks(float (&acc)[4], const uint8_t* panel, ActRows acts, uint32_t n_chunks,
+                       uint32_t first, uint32_t step, const uint32_t* grid) {
+    const uint32_t record = F::KIND == PER_TILE ? ACT32_RECORD : ACT256_RECORD;
+    const uint8_t* records = acts.records;
+    for (uint32_t chunk = first; chunk < n_chunks; chunk += step) {
+        typename F::Raw w;
+        F::load(w, panel + uint64_t(chunk) * F::CHUNK, threadIdx.x % 32);
+        acts.records = records + chunk * record;
+        uint4 x[4];
+        load_codes<WIDE>(x, acts);
+        if constexpr (F::KIND == PER_TILE) {
+            add_per_tile<F, WIDE>(acc, w, x, acts, grid);
+        } else {
+            add_per_chunk<F, WIDE>(acc, w, x, acts, grid);
+        }
+    }
+}
+
+// Puts the magnitudes' levels of IQ2_XXS into shared memory; all threads of a block call it.
+template <int COPIES>
+DEVICE void copy_grid(uint32_t* to, const uint32_t* from) {
+    for (uint32_t i = threadIdx.x; i < 256 * COPIES; i += blockDim.x) to[i] = from[i / COPIES];
+    __syncthreads();
+}

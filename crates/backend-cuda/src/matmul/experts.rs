@@ -1,0 +1,237 @@
+//! The chosen experts of every row, and the shared one.
+
+use backend::{Act, ExpertWeights, Result, Routing};
+
+use super::round::Values;
+use super::weights::{Matrix, MatrixArgs};
+use super::{Workspace, unsupported};
+use crate::Cuda;
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+
+const UP: Kernel = Kernel::new("matmul/experts", "experts_up");
+const DOWN: Kernel = Kernel::new("matmul/experts", "experts_down");
+/// Experts of a row that the kernels can add up.
+const MAX_USED: usize = 16;
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct BankArgs {
+    gate: MatrixArgs,
+    up: MatrixArgs,
+    gate_x: DevicePtr,
+    up_x: DevicePtr,
+    ids: DevicePtr,
+    weights: DevicePtr,
+    out: DevicePtr,
+    gate_row_bytes: u32,
+    up_row_bytes: u32,
+    used: u32,
+    n_experts: u32,
+    n_pairs: u32,
+    clamp: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct UpArgs {
+    banks: [BankArgs; 2],
+    grid: DevicePtr,
+}
+
+// SAFETY: `repr(C)`, as in `experts.cu`, without padding.
+unsafe impl Args for UpArgs {}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DownArgs {
+    down: MatrixArgs,
+    shared_down: MatrixArgs,
+    x: DevicePtr,
+    shared_x: DevicePtr,
+    ids: DevicePtr,
+    grid: DevicePtr,
+    out: DevicePtr,
+    row_bytes: u32,
+    shared_row_bytes: u32,
+    used: u32,
+    n_experts: u32,
+    add: u32,
+    unused: u32,
+}
+
+// SAFETY: `repr(C)`, as in `experts.cu`, and the last field fills the padding.
+unsafe impl Args for DownArgs {}
+
+/// Experts that the same rows go through; the shared expert is a bank of one.
+struct Bank<'a> {
+    gate: &'a Matrix,
+    up: &'a Matrix,
+    down: &'a Matrix,
+    clamp: f32,
+    /// Ids and weights of the pairs, and how many a row has; `None` for the shared expert.
+    routing: Option<(DevicePtr, DevicePtr, usize)>,
+}
+
+impl<'a> Bank<'a> {
+    fn new(w: &'a ExpertWeights<Cuda>, routing: Option<&Routing<Buffer, Buffer>>) -> Result<Self> {
+        let (gate, up, down) = (w.gate.matrix()?, w.up.matrix()?, w.down.matrix()?);
+        let routing = routing.map(|r| (r.ids.buf.ptr(), r.weights.buf.ptr(), r.ids.cols));
+        let bank = Self { gate, up, down, clamp: w.clamp, routing };
+        if bank.used() > MAX_USED {
+            let expected = format!("at most {MAX_USED} experts a row");
+            return Err(unsupported(gate.name(), expected, bank.used().to_string()));
+        }
+        assert_eq!(gate.rows(), up.rows(), "{}: rows as {}", up.name(), gate.name());
+        assert_eq!(gate.rows(), down.cols(), "{}: columns as rows of {}", down.name(), gate.name());
+        Ok(bank)
+    }
+
+    fn used(&self) -> usize {
+        self.routing.map_or(1, |(_, _, used)| used)
+    }
+
+    /// Where the ids of row `first` lie, and the weights.
+    fn routing_from(&self, first: usize) -> (DevicePtr, DevicePtr) {
+        self.routing.map_or((DevicePtr::NULL, DevicePtr::NULL), |(ids, weights, used)| {
+            (ids.add(first * used * 4), weights.add(first * used * 4))
+        })
+    }
+}
+
+/// `out[r] = Σ_i expert_{ids[r][i]}(x[r])`.
+pub(crate) fn routed_experts(
+    gpu: &Gpu,
+    ws: &Workspace,
+    out: &Act<Buffer>,
+    x: &Act<Buffer>,
+    w: &ExpertWeights<Cuda>,
+    routing: &Routing<Buffer, Buffer>,
+    n_rows: usize,
+) -> Result<()> {
+    let routed = Bank::new(w, Some(routing))?;
+    Rows { gpu, ws, out, x, n_rows }.run(&routed, None, false)
+}
+
+/// The routed experts and the shared one, which is added last.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn mixture(
+    gpu: &Gpu,
+    ws: &Workspace,
+    y: &Act<Buffer>,
+    x: &Act<Buffer>,
+    routed: &ExpertWeights<Cuda>,
+    shared: &ExpertWeights<Cuda>,
+    routing: &Routing<Buffer, Buffer>,
+    n_rows: usize,
+) -> Result<()> {
+    let (routed, shared) = (Bank::new(routed, Some(routing))?, Bank::new(shared, None)?);
+    let rows = Rows { gpu, ws, out: y, x, n_rows };
+    if shared.gate.rows() == routed.gate.rows() {
+        return rows.run(&routed, Some(&shared), false);
+    }
+    rows.run(&routed, None, false)?;
+    rows.run(&shared, None, true)
+}
+
+/// Rows that go through experts.
+struct Rows<'a> {
+    gpu: &'a Gpu,
+    ws: &'a Workspace,
+    out: &'a Act<Buffer>,
+    x: &'a Act<Buffer>,
+    n_rows: usize,
+}
+
+impl Rows<'_> {
+    /// As many rows at a time as the workspace holds. `add`: the sum is added to the output.
+    fn run(&self, bank: &Bank<'_>, shared: Option<&Bank<'_>>, add: bool) -> Result<()> {
+        assert_eq!(self.x.cols, bank.gate.cols(), "{}: width of {}", self.x.label, bank.gate.name());
+        assert_eq!(self.out.cols, bank.down.rows(), "{}: outputs", self.out.label);
+        let per_row = bank.used() + usize::from(shared.is_some());
+        let chunks = bank.gate.chunks().max(per_row * bank.down.chunks());
+        let rows = (self.ws.pairs(bank.gate.rows()) / per_row).min(self.ws.records() / chunks);
+        if rows == 0 {
+            let expected = "experts of the sizes that `prepare` was told";
+            return Err(unsupported(bank.gate.name(), expected, bank.gate.rows().to_string()));
+        }
+        for first in (0..self.n_rows).step_by(rows) {
+            self.piece(bank, shared, add, first, rows.min(self.n_rows - first))?;
+        }
+        Ok(())
+    }
+
+    fn piece(
+        &self,
+        bank: &Bank<'_>,
+        shared: Option<&Bank<'_>>,
+        add: bool,
+        first: usize,
+        n_rows: usize,
+    ) -> Result<()> {
+        let (gpu, ws) = (self.gpu, self.ws);
+        let (inner, hidden) = (bank.gate.rows(), bank.down.rows());
+        let x = Values {
+            x: self.x.buf.ptr().add(first * self.x.cols * 4),
+            stride: self.x.cols,
+            cols: self.x.cols,
+            n_slices: 1,
+            n_rows,
+        };
+        let banks = || std::iter::once(bank).chain(shared);
+        x.round(gpu, ws, banks().flat_map(|b| [b.gate.layout(), b.up.layout()]))?;
+        let pairs = n_rows * bank.used();
+        let shared_args = shared.map(|s| self.bank(&x, s, first, pairs)).unwrap_or_default();
+        let up = UpArgs { banks: [self.bank(&x, bank, first, 0), shared_args], grid: ws.grid() };
+        let all_pairs = pairs + shared.map_or(0, |_| n_rows);
+        gpu.launch(&UP, Launch::grid2(inner.div_ceil(16), all_pairs, 256), &up)?;
+
+        let h = Values {
+            x: ws.hidden(),
+            stride: inner,
+            cols: inner,
+            n_slices: 1,
+            n_rows: all_pairs,
+        };
+        h.round(gpu, ws, banks().map(|b| b.down.layout()))?;
+        let source = h.source(ws, bank.down.layout(), 0);
+        let shared_source = shared.map(|s| h.source(ws, s.down.layout(), pairs));
+        let down = DownArgs {
+            down: bank.down.args(),
+            shared_down: shared.map(|s| s.down.args()).unwrap_or_default(),
+            x: source.x,
+            shared_x: shared_source.map_or(DevicePtr::NULL, |s| s.x),
+            ids: bank.routing_from(first).0,
+            grid: ws.grid(),
+            out: self.out.buf.ptr().add(first * hidden * 4),
+            row_bytes: source.row_bytes,
+            shared_row_bytes: shared_source.map_or(0, |s| s.row_bytes),
+            used: bank.used() as u32,
+            n_experts: bank.down.experts() as u32,
+            add: u32::from(add),
+            unused: 0,
+        };
+        gpu.launch(&DOWN, Launch::grid2(hidden.div_ceil(16), n_rows, 256), &down)
+    }
+
+    /// A bank's pairs of the rows from `first` on; their results begin at row `at` of `hidden`.
+    fn bank(&self, x: &Values, bank: &Bank<'_>, first: usize, at: usize) -> BankArgs {
+        let ws = self.ws;
+        let (gate, up) = (x.source(ws, bank.gate.layout(), 0), x.source(ws, bank.up.layout(), 0));
+        let (ids, weights) = bank.routing_from(first);
+        BankArgs {
+            gate: bank.gate.args(),
+            up: bank.up.args(),
+            gate_x: gate.x,
+            up_x: up.x,
+            ids,
+            weights,
+            out: ws.hidden().add(at * bank.gate.rows() * 4),
+            gate_row_bytes: gate.row_bytes,
+            up_row_bytes: up.row_bytes,
+            used: bank.used() as u32,
+            n_experts: bank.gate.experts() as u32,
+            n_pairs: (x.n_rows * bank.used()) as u32,
+            clamp: bank.clamp,
+        }
+    }
+}

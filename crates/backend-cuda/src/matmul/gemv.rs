@@ -1,0 +1,165 @@
+//! Products of one or several matrices with the same activations.
+
+use std::ops::Range;
+
+use backend::{Act, Result};
+
+use super::round::Values;
+use super::weights::{Matrix, MatrixArgs};
+use super::{CHUNK_COLS, Workspace, unsupported};
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+
+const GEMV_4: Kernel = Kernel::new("matmul/gemv", "gemv_4");
+const GEMV_8: Kernel = Kernel::new("matmul/gemv", "gemv_8");
+/// Rows that one launch covers.
+const ROWS: usize = 8;
+const MAX_JOBS: usize = 8;
+const WARPS: usize = 8;
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct GemvJob {
+    m: MatrixArgs,
+    x: DevicePtr,
+    out: DevicePtr,
+    x_row_bytes: u32,
+    x_slice_bytes: u32,
+    out_stride: u32,
+    groups: u32,
+    first_group: u32,
+    group_panels: u32,
+    first_block: u32,
+    unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct GemvArgs {
+    jobs: [GemvJob; MAX_JOBS],
+    grid: DevicePtr,
+    n_jobs: u32,
+    n_rows: u32,
+}
+
+// SAFETY: `repr(C)`, as in `gemv.cu`; `unused` fills a job's padding.
+unsafe impl Args for GemvArgs {}
+
+/// What the jobs have in common for some rows and groups.
+struct Piece<'a> {
+    x: &'a Act<Buffer>,
+    rows: Range<usize>,
+    /// Groups of the matrices' rows, and those that this piece covers.
+    n_groups: usize,
+    groups: Range<usize>,
+}
+
+/// `out[r] = w · x[r]` for every job, with rows of `w` in `n_groups` groups. Rounded activations are
+/// made once for all.
+pub(super) fn products(
+    gpu: &Gpu,
+    ws: &Workspace,
+    x: &Act<Buffer>,
+    jobs: &[(&Act<Buffer>, &Matrix)],
+    n_groups: usize,
+    n_rows: usize,
+) -> Result<()> {
+    for (out, w) in jobs {
+        assert_eq!(out.cols, w.rows(), "{}: outputs of {}", out.label, w.name());
+        assert_eq!(x.cols, w.cols() * n_groups, "{}: inputs of {}", x.label, w.name());
+    }
+    let Some((_, w)) = jobs.first() else { return Ok(()) };
+    let chunks = w.chunks().max(1);
+    // Usually everything fits; if not, fewer rows, and at last fewer groups at a time.
+    let rows = (ws.records() / (chunks * n_groups)).max(1);
+    let groups = (ws.records() / chunks).min(n_groups);
+    if groups == 0 {
+        let expected = format!("at most {} columns", ws.records() * CHUNK_COLS);
+        return Err(unsupported(w.name(), expected, w.cols().to_string()));
+    }
+    for first in (0..n_rows).step_by(rows) {
+        for group in (0..n_groups).step_by(groups) {
+            let piece = Piece {
+                x,
+                rows: first..(first + rows).min(n_rows),
+                n_groups,
+                groups: group..(group + groups).min(n_groups),
+            };
+            for jobs in jobs.chunks(MAX_JOBS) {
+                piece.run(gpu, ws, jobs)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Warps that share a panel, as in `gemv.cu`.
+fn warps_of_panel(chunks: usize) -> usize {
+    match chunks {
+        8.. => 8,
+        4..=7 => 4,
+        2..=3 => 2,
+        _ => 1,
+    }
+}
+
+impl Piece<'_> {
+    fn run(&self, gpu: &Gpu, ws: &Workspace, jobs: &[(&Act<Buffer>, &Matrix)]) -> Result<()> {
+        let Some((_, first)) = jobs.first() else { return Ok(()) };
+        let cols = first.cols();
+        let at = self.rows.start * self.x.cols + self.groups.start * cols;
+        let values = Values {
+            x: self.x.buf.ptr().add(at * 4),
+            stride: self.x.cols,
+            cols,
+            n_slices: self.groups.len(),
+            n_rows: self.rows.len(),
+        };
+        values.round(gpu, ws, jobs.iter().map(|(_, w)| w.layout()))?;
+        for row in (0..self.rows.len()).step_by(ROWS) {
+            let n_rows = ROWS.min(self.rows.len() - row);
+            let mut args = GemvArgs {
+                jobs: [GemvJob::default(); MAX_JOBS],
+                grid: ws.grid(),
+                n_jobs: jobs.len() as u32,
+                n_rows: n_rows as u32,
+            };
+            let mut blocks = 0;
+            for (slot, (out, w)) in args.jobs.iter_mut().zip(jobs) {
+                *slot = self.job(ws, &values, row, out, w);
+                slot.first_block = blocks as u32;
+                let panels = WARPS / warps_of_panel(w.chunks());
+                blocks += self.groups.len() * (slot.group_panels as usize).div_ceil(panels);
+            }
+            let kernel = if n_rows <= 4 { &GEMV_4 } else { &GEMV_8 };
+            gpu.launch(kernel, Launch::new(blocks, 256), &args)?;
+        }
+        Ok(())
+    }
+
+    fn job(
+        &self,
+        ws: &Workspace,
+        values: &Values,
+        row: usize,
+        out: &Act<Buffer>,
+        w: &Matrix,
+    ) -> GemvJob {
+        let source = values.source(ws, w.layout(), row);
+        let group_rows = w.rows() / self.n_groups;
+        // A group that does not begin with a panel may reach into one more.
+        let more = usize::from(!group_rows.is_multiple_of(16) && self.n_groups > 1);
+        GemvJob {
+            m: w.args(),
+            x: source.x,
+            out: out.buf.ptr().add((self.rows.start + row) * out.cols * 4),
+            x_row_bytes: source.row_bytes,
+            x_slice_bytes: source.slice_bytes,
+            out_stride: out.cols as u32,
+            groups: self.n_groups as u32,
+            first_group: self.groups.start as u32,
+            group_panels: (group_rows.div_ceil(16) + more) as u32,
+            first_block: 0,
+            unused: 0,
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Weights for products, in the layouts of `cuda/matmul/layout.cuh`.
+//!
+//! The six block formats of published files become chunks of 16 rows and 256 columns, made by a
+//! kernel from pieces of the file. F32, F16 and BF16 stay as in the file. Every other type is decoded
+//! to F32 on the host: exact, at four bytes a weight.
+
+use backend::{Error, Result};
+use model::HostTensor;
+use quant::TensorType;
+
+use super::{CHUNK_COLS, unsupported};
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::weight::FloatType;
+
+const CHUNK_ROWS: usize = 16;
+/// Bytes of the file that are on their way at a time.
+const STAGING: usize = 32 << 20;
+const REPACK: Kernel = Kernel::new("matmul/repack", "repack");
+
+/// How a matrix lies in device memory; the tags of `layout.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Layout {
+    Q8_0 = 0,
+    Q2K = 1,
+    Q4K = 2,
+    Q6K = 3,
+    Iq2Xxs = 4,
+    Mxfp4 = 5,
+    F32 = 8,
+    F16 = 9,
+    BF16 = 10,
+}
+
+/// Activations that a layout is multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rounding {
+    None,
+    /// A scale for every 32 columns.
+    By32,
+    /// A scale for every 256 columns.
+    By256,
+}
+
+impl Layout {
+    /// The layout of a type's weights, and whether they are decoded to F32 for it.
+    fn of(ty: TensorType) -> Option<(Self, bool)> {
+        let (layout, decoded) = match ty {
+            TensorType::Q8_0 => (Self::Q8_0, false),
+            TensorType::Q2K => (Self::Q2K, false),
+            TensorType::Q4K => (Self::Q4K, false),
+            TensorType::Q6K => (Self::Q6K, false),
+            TensorType::Iq2Xxs => (Self::Iq2Xxs, false),
+            TensorType::Mxfp4 => (Self::Mxfp4, false),
+            TensorType::F16 => (Self::F16, false),
+            TensorType::BF16 => (Self::BF16, false),
+            TensorType::F32 => (Self::F32, false),
+            ty if ty.is_integer() => return None,
+            _ => (Self::F32, true),
+        };
+        Some((layout, decoded))
+    }
+
+    /// Bytes of a chunk; `None` for row-major values.
+    fn chunk_bytes(self) -> Option<usize> {
+        match self {
+            Self::Q8_0 => Some(4352),
+            Self::Q2K => Some(1344),
+            Self::Q4K => Some(2368),
+            Self::Q6K => Some(3360),
+            Self::Iq2Xxs => Some(1120),
+            Self::Mxfp4 => Some(2176),
+            Self::F32 | Self::F16 | Self::BF16 => None,
+        }
+    }
+
+    pub(super) fn rounding(self) -> Rounding {
+        match self {
+            Self::Q8_0 | Self::Mxfp4 => Rounding::By32,
+            Self::Q2K | Self::Q4K | Self::Q6K | Self::Iq2Xxs => Rounding::By256,
+            Self::F32 | Self::F16 | Self::BF16 => Rounding::None,
+        }
+    }
+
+    /// Bytes of one expert's matrix.
+    fn matrix_bytes(self, rows: usize, cols: usize) -> usize {
+        match self.chunk_bytes() {
+            Some(bytes) => rows.div_ceil(CHUNK_ROWS) * cols.div_ceil(CHUNK_COLS) * bytes,
+            None => rows * cols * if self == Self::F32 { 4 } else { 2 },
+        }
+    }
+}
+
+/// Bytes that a weight for products takes on the device; `None` for types it cannot compute with.
+#[must_use]
+pub fn matrix_bytes(ty: TensorType, experts: usize, rows: usize, cols: usize) -> Option<usize> {
+    let (layout, _) = Layout::of(ty)?;
+    Some(experts.max(1) * layout.matrix_bytes(rows, cols))
+}
+
+/// `[experts, rows, cols]` on the device.
+pub struct Matrix {
+    name: String,
+    rows: usize,
+    cols: usize,
+    experts: usize,
+    layout: Layout,
+    buffer: Buffer,
+}
+
+/// `Matrix` of `panel.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct MatrixArgs {
+    pub(super) w: DevicePtr,
+    pub(super) expert_bytes: u64,
+    pub(super) layout: u32,
+    pub(super) rows: u32,
+    pub(super) cols: u32,
+    pub(super) aligned: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RepackArgs {
+    from: DevicePtr,
+    to: DevicePtr,
+    rows: u32,
+    cols: u32,
+    chunks: u32,
+    panels: u32,
+    layout: u32,
+    row_bytes: u32,
+}
+
+// SAFETY: `repr(C)`, as in `repack.cu`, without padding.
+unsafe impl Args for RepackArgs {}
+
+impl Matrix {
+    /// Takes a weight as it lies in the file, a piece at a time.
+    pub(crate) fn upload(gpu: &Gpu, t: &HostTensor) -> Result<Self> {
+        let Some((layout, decoded)) = Layout::of(t.ty) else {
+            return Err(unsupported(&t.name, "floats or a block format", t.ty.name()));
+        };
+        let experts = t.experts.max(1);
+        let bytes = experts * layout.matrix_bytes(t.rows, t.cols);
+        let buffer = gpu.alloc("weights", bytes)?;
+        let matrix =
+            Self { name: t.name.clone(), rows: t.rows, cols: t.cols, experts, layout, buffer };
+        match (decoded, layout.chunk_bytes()) {
+            (true, _) => matrix.fill_decoded(gpu, t)?,
+            (false, None) => gpu.upload(&matrix.buffer, 0, t.data.bytes())?,
+            (false, Some(bytes)) => matrix.fill_chunks(gpu, t, bytes)?,
+        }
+        Ok(matrix)
+    }
+
+    fn fill_decoded(&self, gpu: &Gpu, t: &HostTensor) -> Result<()> {
+        let (len, block) = (t.ty.block_len(), t.ty.block_bytes());
+        let blocks = STAGING / (4 * len);
+        let mut values = Vec::new();
+        for (i, bytes) in t.data.bytes().chunks(blocks * block).enumerate() {
+            values.clear();
+            values.resize(bytes.len() / block * len, 0.0);
+            quant::decode(t.ty, bytes, &mut values)
+                .map_err(|source| Error::Decode { name: t.name.clone(), source })?;
+            let plain: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            gpu.upload(&self.buffer, i * blocks * len * 4, &plain)?;
+        }
+        Ok(())
+    }
+
+    fn fill_chunks(&self, gpu: &Gpu, t: &HostTensor, chunk_bytes: usize) -> Result<()> {
+        let Some(row_bytes) = t.ty.row_bytes(t.cols) else {
+            let expected = format!("a width in blocks of {}", t.ty.block_len());
+            return Err(unsupported(&t.name, expected, t.cols.to_string()));
+        };
+        // Experts of whole panels are one long matrix.
+        let (parts, rows) = match t.rows.is_multiple_of(CHUNK_ROWS) {
+            true => (1, self.experts * t.rows),
+            false => (self.experts, t.rows),
+        };
+        let chunks = t.cols.div_ceil(CHUNK_COLS);
+        let panels = (STAGING / (CHUNK_ROWS * row_bytes)).max(1);
+        let staging = gpu.alloc("weights on their way", {
+            row_bytes * rows.min(panels * CHUNK_ROWS)
+        })?;
+        for (part, bytes) in t.data.bytes().chunks(rows * row_bytes).take(parts).enumerate() {
+            let first = part * rows.div_ceil(CHUNK_ROWS);
+            for (i, piece) in bytes.chunks(panels * CHUNK_ROWS * row_bytes).enumerate() {
+                gpu.upload(&staging, 0, piece)?;
+                let piece_rows = piece.len() / row_bytes;
+                let piece_panels = piece_rows.div_ceil(CHUNK_ROWS);
+                let args = RepackArgs {
+                    from: staging.ptr(),
+                    to: self.buffer.ptr().add((first + i * panels) * chunks * chunk_bytes),
+                    rows: piece_rows as u32,
+                    cols: t.cols as u32,
+                    chunks: chunks as u32,
+                    panels: piece_panels as u32,
+                    layout: self.layout as u32,
+                    row_bytes: row_bytes as u32,
+                };
+                let warps = piece_panels * chunks;
+                gpu.launch(&REPACK, Launch::new(warps.div_ceil(8), 256), &args)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(crate) fn experts(&self) -> usize {
+        self.experts
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Chunks of a row.
+    pub(super) fn chunks(&self) -> usize {
+        self.cols.div_ceil(CHUNK_COLS)
+    }
+
+    /// Where plain row-major values lie; `None` for block formats.
+    pub(crate) fn floats(&self) -> Option<(DevicePtr, FloatType)> {
+        let ty = match self.layout {
+            Layout::F32 => FloatType::F32,
+            Layout::F16 => FloatType::F16,
+            Layout::BF16 => FloatType::BF16,
+            _ => return None,
+        };
+        Some((self.buffer.ptr(), ty))
+    }
+
+    pub(super) fn args(&self) -> MatrixArgs {
+        MatrixArgs {
+            w: self.buffer.ptr(),
+            expert_bytes: self.layout.matrix_bytes(self.rows, self.cols) as u64,
+            layout: self.layout as u32,
+            rows: self.rows as u32,
+            cols: self.cols as u32,
+            aligned: u32::from(self.cols.is_multiple_of(8)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_take_the_files_bytes_or_say_so() {
+        for (ty, more) in [
+            (TensorType::Q8_0, 0),
+            (TensorType::Q2K, 0),
+            (TensorType::Q6K, 0),
+            (TensorType::Mxfp4, 0),
+            (TensorType::F16, 0),
+            // Bytes more a block of 256 weights.
+            (TensorType::Q4K, 4),
+            (TensorType::Iq2Xxs, 4),
+        ] {
+            let file = 6 * 2048 * ty.row_bytes(4096).expect("whole blocks");
+            let more = 6 * 2048 * 4096 / 256 * more;
+            assert_eq!(matrix_bytes(ty, 6, 2048, 4096), Some(file + more), "{ty}");
+        }
+        assert_eq!(matrix_bytes(TensorType::Q5K, 0, 3, 256), Some(3 * 256 * 4));
+        assert_eq!(matrix_bytes(TensorType::I32, 1, 3, 256), None);
+    }
+}
