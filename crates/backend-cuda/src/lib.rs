@@ -79,14 +79,14 @@ impl Cuda {
     }
 
     /// Everything an operation works with.
-    fn parts(&mut self) -> Parts<'_> {
+    fn parts(&self) -> Parts<'_> {
         // Forgetting `prepare` is a programmer's error.
-        let Some(prepared) = &mut self.prepared else { panic!("prepare comes first") };
+        let Some(prepared) = &self.prepared else { panic!("prepare comes first") };
         Parts {
             gpu: &self.gpu,
             shape: &prepared.shape,
             mirror: &prepared.mirror,
-            products: &mut prepared.products,
+            products: &prepared.products,
             attention: &prepared.attention,
             index: &prepared.index,
         }
@@ -98,7 +98,7 @@ struct Parts<'a> {
     gpu: &'a Gpu,
     shape: &'a Shape,
     mirror: &'a Mirror,
-    products: &'a mut matmul::Workspace,
+    products: &'a matmul::Workspace,
     attention: &'a attend::Workspace,
     index: &'a index_top_k::Workspace,
 }
