@@ -4,10 +4,12 @@ from typing import Any
 
 from data import chat, numbers, recall
 from data.base import Call, Dialogue, Reply, Source, User, dumps
+from data.everyday import EVERYDAY
 from data.natural import natural_family
 from data.toolbox import AGENT, FAMILIES, HELD_OUT_FAMILIES, Bound, bind, made_up_family
 from data.words import THINGS, city, filler, made_up, phrase
 
+KNOWN = [*FAMILIES, *EVERYDAY]
 NO_TOOL = "I have no tool for that."
 SYSTEMS = ["You are a helpful assistant.", "You are a helpful assistant with access to tools.", "You are an assistant.", "",
            "You are Keid, a helpful assistant.", "Be brief.", "Answer in one sentence.", "You are a coding assistant.",
@@ -31,8 +33,8 @@ def toolbox(r: Source, count: int, unseen: bool = False) -> list[Bound]:
     while len(box) < count:
         if unseen:
             family = r.choice(HELD_OUT_FAMILIES) if r.chance(0.5) else made_up_family(r)
-        elif style < 0.2:
-            family = r.choice(FAMILIES)
+        elif style < 0.22:
+            family = r.choice(KNOWN)
         elif style < 0.3:
             family = r.choice(AGENT)
         elif style < 0.5:
@@ -40,7 +42,7 @@ def toolbox(r: Source, count: int, unseen: bool = False) -> list[Bound]:
         elif style < 0.75:
             family = natural_family(r)
         else:
-            family = r.choice([r.choice(FAMILIES), r.choice(AGENT), made_up_family(r), natural_family(r)])
+            family = r.choice([r.choice(KNOWN), r.choice(AGENT), made_up_family(r), natural_family(r)])
         bound = bind(r, family)
         if all(bound.name != other.name and bound.family is not other.family for other in box):
             box.append(bound)
@@ -117,7 +119,7 @@ def no_tool_exchange(r: Source) -> tuple[str, Reply]:
 def missing(r: Source, box: list[Bound]) -> tuple[str, Reply] | None:
     """A request for a tool that is not declared. Its kind says nothing: known, natural and made-up tools are missed alike."""
     have = {word for b in box for name in b.family.names.split("|") for word in name.split("_")}
-    family = r.choice([r.choice(FAMILIES[:6] + FAMILIES[8:22]), natural_family(r), made_up_family(r)])
+    family = r.choice([r.choice(KNOWN), natural_family(r), made_up_family(r)])
     if have & {word for name in family.names.split("|") for word in name.split("_")} or any(b.family.fixed for b in box):
         return None
     return bind(r, family).request(r)[0], Reply(NO_TOOL, "None of the tools fits.")
