@@ -18,6 +18,7 @@ from numerics import fp4_blocks, fp8_blocks, hadamard, straight_through
 from sinkhorn import sinkhorn
 
 ALIGN = 128  # Documents start here, so that windows of both compressors never straddle two.
+PROBE_EVERY = 5  # Every fifth query trains the indexer: prime to the windows of four, and enough.
 
 
 def inverse_frequencies(c: Config, compressed: bool) -> Tensor:
@@ -141,19 +142,28 @@ class Indexer(nn.Module):
         self.compressor = Compressor(c, 4, c.index_dim)
         self.register_buffer("mix", hadamard(c.index_dim).float(), persistent=False)
 
-    def forward(self, x: Tensor, latent: Tensor, first: Tensor, angles, rounding: bool) -> Tensor:
-        """x [B, T, D], latent [B, T, q_lora] -> scores [B, T, T/4]."""
+    def rotated(self, x: Tensor, rounding: bool) -> Tensor:
+        """Hadamard rotation and FP4 rounding of queries or keys [..., dim]."""
+        if not rounding:
+            return x
+        x = x @ self.mix.to(x.dtype)
+        return straight_through(x, fp4_blocks(x))
+
+    def keys(self, x: Tensor, first: Tensor, angles, rounding: bool) -> Tensor:
+        """x [B, T, D] -> [B, T/4, dim]."""
+        return self.rotated(self.compressor(x, first, angles), rounding)
+
+    def forward(self, x: Tensor, latent: Tensor, keys: Tensor, angles, rounding: bool) -> Tensor:
+        """Queries x [B, Q, D], latent [B, Q, q_lora] with their angles; keys [B, N, dim] -> scores [B, Q, N]."""
         cos, sin = angles
         b, t, _ = x.shape
         q = self.wq_b(latent).unflatten(-1, (self.heads, self.dim))
         q = rotate(q if q.dtype == torch.float64 else q.float(), (cos[:, None], sin[:, None]))
-        k = self.compressor(x, first, angles)
-        if rounding:
-            q, k = q @ self.mix.to(q.dtype), k @ self.mix.to(k.dtype)
-            q, k = straight_through(q, fp4_blocks(q)), straight_through(k, fp4_blocks(k))
+        q = self.rotated(q, rounding)
         w = self.weights_proj(x) * (self.dim**-0.5 * self.heads**-0.5)
-        hits = torch.matmul(q.reshape(b, t * self.heads, self.dim), k.mT).relu()
-        return (hits.view(b, t, self.heads, -1) * w[..., None]).sum(2)
+        hits = torch.matmul(q.reshape(b, t * self.heads, self.dim), keys.mT).relu()
+        scores = (hits.view(b, t, self.heads, -1) * w[..., None]).sum(2)
+        return scores if scores.dtype == torch.float64 else scores.float()
 
 
 class Attention(nn.Module):
@@ -232,24 +242,27 @@ class Attention(nn.Module):
 
     def select(self, x, latent, masks, angles, rounding, dense, scores, near_total):
         """The indexer's choice [B, T, N] and its loss against this layer's own attention mass."""
-        guess = self.indexer(x.detach(), latent.detach(), masks.first4, angles, rounding)
-        guess = guess if guess.dtype == torch.float64 else guess.float()
-        masked = guess.masked_fill(~masks.rows4, -1e30)
+        x, latent = x.detach(), latent.detach()
+        keys = self.indexer.keys(x, masks.first4, angles, rounding)
+        guess = self.indexer(x, latent, keys, angles, rounding).detach().masked_fill(~masks.rows4, -1e30)
         if not torch.is_grad_enabled():
-            return chosen_rows(masked, self.c.index_top_k), x.new_zeros(())
+            return chosen_rows(guess, self.c.index_top_k), x.new_zeros(())
         with torch.no_grad():
-            k = min(self.c.index_top_k, masked.shape[-1])
-            # Ties at the threshold all pass; that is cheap, and exact ties are rare while training.
-            threshold = masked.topk(k, -1).values[..., -1:]
-            picks = (masked >= threshold) | dense
-            mass = self.exp(scores.detach(), masks.rows4[:, :, None])
-            share = mass / (mass.sum(-1, keepdim=True) + near_total.detach()[..., None] + 1e-9)
+            # Half precision halves the work; ties at the threshold all pass, which does no harm while training.
+            coarse = guess.clamp(-6e4, 6e4).half()
+            top = coarse.topk(min(self.c.index_top_k, coarse.shape[-1]), -1, sorted=False)
+            picks = (coarse >= top.values.amin(-1, keepdim=True)) | dense
+        some = slice(None, None, PROBE_EVERY)
+        with torch.no_grad():
+            mass = self.exp(scores.detach()[:, some], masks.rows4[:, some, None])
+            share = mass / (mass.sum(-1, keepdim=True) + near_total.detach()[:, some, :, None] + 1e-9)
             share = share.sum(2)
             weight = share.sum(-1)
             target = share / weight.clamp_min(1e-9)[..., None]
             weight = weight / self.c.heads + 0.05
-            weight = weight * masks.rows4.any(-1)
-        log_guess = masked.log_softmax(-1)
+            weight = weight * masks.rows4[:, some].any(-1)
+        probe = self.indexer(x[:, some], latent[:, some], keys, (angles[0][some], angles[1][some]), rounding)
+        log_guess = probe.masked_fill(~masks.rows4[:, some], -1e30).log_softmax(-1)
         entropy = torch.special.xlogy(target, target).sum(-1)
         divergence = entropy - (target * log_guess.clamp_min(-100.0)).sum(-1)
         return picks, (divergence * weight).sum() / weight.sum().clamp_min(1.0)
@@ -467,8 +480,7 @@ class Model(nn.Module):
             x, loss, load = layer(x, tokens, masks, angles[layer.attn.ratio != 0], experts, rounding, dense)
             losses.append(loss)
             loads.append(load)
-        with torch.autocast(device.type, enabled=False):
-            hidden = rms(self.hc_head.head(x), self.c.rms_eps, self.norm.weight)
+        hidden = self.finish(x, self.hc_head, self.norm)
         drafted = None
         if draft:
             drafted, load = self.draft(x, tokens, embedded, masks, angles[False], quantise, work, rounding, dense)
@@ -482,5 +494,9 @@ class Model(nn.Module):
         y = self.mtp.enter(x, ahead)
         experts = self.mtp.ffn.weights(quantise, work)
         y, _, load = self.mtp(y, following, masks, angles, experts, rounding, dense)
-        with torch.autocast(y.device.type, enabled=False):
-            return rms(self.mtp.hc_head.head(y), self.c.rms_eps, self.mtp.norm.weight), load
+        return self.finish(y, self.mtp.hc_head, self.mtp.norm), load
+
+    def finish(self, x: Tensor, site: HyperSite, norm: Scale) -> Tensor:
+        """Streams [B, T, S, D] -> the shared head's input [B, T, D]."""
+        with torch.autocast(x.device.type, enabled=False):
+            return rms(site.head(x), self.c.rms_eps, norm.weight)

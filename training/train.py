@@ -6,8 +6,12 @@ routed experts are rounded to MXFP4 from QUANTISE_FROM on; long contexts come in
 
 import argparse
 import json
+import subprocess
+import sys
 import time
+from itertools import count
 from pathlib import Path
+from typing import Iterator, TextIO
 
 import torch
 import torch.nn.functional as F
@@ -29,20 +33,30 @@ WARM_UP, HOLD = 100, 0.35
 SEED = 4
 
 
-def plan(steps: int) -> list[tuple[int, int, int, float]]:
-    """(seed, rows, length, progress) of every batch."""
-    jobs = []
-    for i in range(steps):
-        progress = i / steps
-        long = progress >= LONG_FROM and i % LONG_EVERY == 0
-        jobs.append((SEED * 1_000_000 + i, *(LONG if long else SHORT), progress))
-    return jobs
+class Schedule:
+    """How far the run is, from 0 to 1: by steps, or by the clock, which fits it to any machine."""
+
+    def __init__(self, steps: int, seconds: float | None, done: float = 0.0):
+        self.steps, self.seconds, self.done, self.began = steps, seconds, done, time.time()
+
+    def progress(self, step: int) -> float:
+        if self.seconds is None:
+            return step / self.steps
+        return min(1.0, self.done + (time.time() - self.began) / self.seconds)
+
+    def jobs(self, first: int, stop: int | None) -> Iterator[mix.Job]:
+        """Batches to make, decided as they are asked for."""
+        for step in count(first) if stop is None else range(first, stop):
+            progress = self.progress(step)
+            if progress >= 1:
+                return
+            long = progress >= LONG_FROM and step % LONG_EVERY == 0
+            yield SEED * 1_000_000 + step, *(LONG if long else SHORT), progress
 
 
-def rate(step: int, steps: int) -> float:
+def rate(progress: float) -> float:
     """Learning-rate factor: hold, then fall linearly to two percent."""
-    fall = (steps - step) / (steps * (1 - HOLD))
-    return 0.02 + 0.98 * min(1.0, fall)
+    return 0.02 + 0.98 * min(1.0, (1 - progress) / (1 - HOLD))
 
 
 def token_loss(hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
@@ -77,6 +91,8 @@ class Trainer:
             block.compile(dynamic=False)
             block.ffn.weights = torch.compile(block.ffn.weights, dynamic=False)
         self.loss = torch.compile(token_loss, dynamic=False)
+        self.model.finish = torch.compile(self.model.finish, dynamic=False)
+        self.model.mtp.enter = torch.compile(self.model.mtp.enter, dynamic=False)
 
     def forward(self, batch: mix.Batch, progress: float) -> tuple[Output, Tensor]:
         tokens = torch.from_numpy(batch.tokens).to(self.device, non_blocking=True).long()
@@ -114,43 +130,24 @@ class Trainer:
             if not block.ffn.hashed:
                 block.ffn.bias += BIAS_RATE * factor * torch.sign(load.mean() - load)
 
-    def save(self, path: Path, step: int) -> None:
-        state = {"step": step, "model": self.model.state_dict(), "adam": self.adam.state_dict(), "muon": self.muon.state}
+    def save(self, path: Path, step: int, progress: float) -> None:
+        state = {"step": step, "progress": progress, "model": self.model.state_dict(), "adam": self.adam.state_dict(), "muon": self.muon.state}
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").rename(path)
-        path.with_name("step").write_text(str(step))
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path) -> tuple[int, float]:
+        """-> (steps done, progress)."""
         state = torch.load(path, map_location=self.device)
         self.model.load_state_dict(state["model"])
         self.adam.load_state_dict(state["adam"])
         self.muon.state = state["muon"]
+        return state["step"], state["progress"]
 
 
-def measure(trainer: Trainer) -> tuple[float, float]:
-    """Seconds of a short and of a long step, compiled and warm; the trainer is as new afterwards."""
-    initial = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    tokenizer, found = Tokenizer(), []
-    for shape in (SHORT, LONG):
-        batch = mix.batch(SEED, tokenizer, *shape, 0.0)
-        for progress in (0.0, QUANTISE_FROM, QUANTISE_FROM):
-            trainer.step(batch, progress, 1.0).tolist()
-        began = time.time()
-        for _ in range(4):
-            trainer.step(batch, QUANTISE_FROM, 1.0)
-        trainer.step(batch, QUANTISE_FROM, 1.0).tolist()
-        found.append((time.time() - began) / 5)
-    trainer.model.load_state_dict(initial)
-    trainer.adam.state.clear()
-    for buffer in trainer.muon.state.values():
-        buffer.zero_()
-    return found[0], found[1]
-
-
-def steps_within(seconds: float, short: float, long: float) -> int:
-    """How many steps of the schedule fit."""
-    mean = short + (1 - LONG_FROM) / LONG_EVERY * (long - short)
-    return int(seconds / mean)
+def warm_up(shape: tuple[int, int]) -> None:
+    """Compile for a shape into the cache that all processes share. To be run beside the training, which needs that shape later."""
+    trainer = Trainer("cuda", True)
+    trainer.step(mix.batch(SEED, Tokenizer(), *shape, 0.0), 0.0, 0.0)
 
 
 def save_half(model: Model, folder: Path, parts: int = 3) -> None:
@@ -174,54 +171,74 @@ def load_half(model: Model, folder: Path) -> None:
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--steps", type=int, default=10000)
-    parser.add_argument("--seconds", type=float, help="choose the steps that this GPU does in so many seconds")
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--seconds", type=float, help="end after so many seconds instead of so many steps")
+    parser.add_argument("--stop", type=int, help="stop early, at this step of the schedule")
     parser.add_argument("--init", type=Path, help="start from the half-precision weights in this folder")
-    parser.add_argument("--first", type=int, default=0, help="enter the schedule at this step; for use with --init")
-    parser.add_argument("--stop", type=int, help="stop after this many steps of the schedule")
+    parser.add_argument("--done", type=float, default=0.0, help="with --init and --seconds: the part of the schedule that is behind")
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--evals", type=int, default=8, help="evaluations over the run")
-    args = parser.parse_args()
+    parser.add_argument("--evals", type=int, default=6, help="evaluations over the run")
+    parser.add_argument("--warm-up", action="store_true", help="only compile for long rows; the training starts this beside itself")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.warm_up:
+        return warm_up(LONG)
     args.out.mkdir(parents=True, exist_ok=True)
-    state, mark = args.out / "state.pt", args.out / "step"
-    first = int(mark.read_text()) if mark.exists() else args.first
-    last = min(args.steps, args.stop or args.steps)
+    state = args.out / "state.pt"
     stream = mix.Stream(args.workers)
-    trainer = Trainer(args.device, not args.eager)
-    log = (args.out / "log.jsonl").open("a", buffering=1)
-    if mark.exists():
-        trainer.load(state)
+    schedule = Schedule(args.steps, args.seconds, args.done)
+    compiled = not args.eager
+    if compiled and args.device == "cuda":
+        with (args.out / "warm-up.log").open("w") as log:
+            subprocess.Popen([sys.executable, __file__, "--warm-up"], stdout=log, stderr=log)
+    trainer = Trainer(args.device, compiled)
+    first = 0
+    if state.exists():
+        first, schedule.done = trainer.load(state)
     elif args.init:
         load_half(trainer.model, args.init)
-    elif args.seconds:
-        pace = measure(trainer)
-        args.steps = last = steps_within(args.seconds, *pace)
-        log.write(json.dumps({"steps": args.steps, "seconds_per_step": pace}) + "\n")
-    began, seen = time.time(), 0
-    every = max(1, args.steps // args.evals)
-    for step, batch in enumerate(stream.batches(plan(args.steps)[first:last]), first):
-        progress = step / args.steps
-        warm = min(1.0, (step - first + 1) / WARM_UP)
-        losses = trainer.step(batch, progress, warm * rate(step, args.steps))
-        seen += batch.tokens.size
-        if step % 20 == 0:
-            main_loss, draft, index = losses.tolist()
-            speed = seen / (time.time() - began)
-            log.write(json.dumps({"step": step, "loss": main_loss, "draft": draft, "index": index, "length": batch.tokens.shape[1],
-                                  "tokens_per_second": round(speed), "seconds": round(time.time() - began, 1)}) + "\n")
-        if (step + 1) % every == 0 or step + 1 == last:
-            scores = exact_scores(trainer, 64 if step + 1 < args.steps else 192, progress, SHORT, LONG)
-            log.write(json.dumps({"step": step + 1, "scores": scores, "seconds": round(time.time() - began, 1)}) + "\n")
-            trainer.save(state, step + 1)
-            save_half(trainer.model, args.out)
-    trainer.save(state, last)
+    with (args.out / "log.jsonl").open("a", buffering=1) as log:
+        steps = run(trainer, stream.batches(schedule.jobs(first, args.stop)), schedule, first, args, log)
+    trainer.save(state, steps, schedule.progress(steps))
     save_half(trainer.model, args.out)
     (args.out / "done").touch()
+
+
+def run(trainer: Trainer, batches: Iterator[mix.Batch], schedule: Schedule, first: int, args: argparse.Namespace, log: TextIO) -> int:
+    """Trains to the end of `batches`; returns the steps done, those before `first` counted."""
+    began, seen, step = time.time(), 0, first - 1
+
+    def note(**record) -> None:
+        log.write(json.dumps({"step": step, **record, "seconds": round(time.time() - began, 1)}) + "\n")
+
+    evaluated = int(schedule.progress(first) * args.evals)
+    for batch in batches:
+        progress = schedule.progress(step + 1)
+        if progress >= 1:
+            break
+        step += 1
+        warm = min(1.0, (step - first + 1) / WARM_UP)
+        losses = trainer.step(batch, progress, warm * rate(progress))
+        seen += batch.tokens.size
+        if step % 20 == 0:
+            loss, draft, index = losses.tolist()
+            speed = round(seen / (time.time() - began))
+            note(loss=loss, draft=draft, index=index, length=batch.tokens.shape[1], progress=round(progress, 4), tokens_per_second=speed)
+        if evaluated < int(progress * args.evals) < args.evals:
+            evaluated = int(progress * args.evals)
+            note(scores=exact_scores(trainer, 48, progress, SHORT, LONG))
+            trainer.save(args.out / "state.pt", step + 1, schedule.progress(step + 1))
+            save_half(trainer.model, args.out)
+    note(scores=exact_scores(trainer, 192, 1.0, SHORT, LONG))
+    return step + 1
 
 
 if __name__ == "__main__":

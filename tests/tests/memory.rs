@@ -38,7 +38,7 @@ fn options(config: &model::Config) -> Options {
 /// Opens an engine and reads a prompt; the memory taken meanwhile is the plan's, within 5 %.
 fn planned<B: Ops>(model: &Model, be: B, label: &str) -> Core<B> {
     let options = options(&model.config);
-    let plan = MemoryPlan::new::<B>(&model.config, &options, 0);
+    let plan = MemoryPlan::new(&be, &model.config, &options, 0);
     let before = HeapStats::get().curr_bytes;
     let mut core = model.open(be, options);
     read(&mut core, 300);

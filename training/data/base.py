@@ -50,6 +50,11 @@ class Reply:
     text: str = ""
     think: str = ""
     calls: list[Call] = field(default_factory=list)
+    shows_steps: bool = False  # Without reasoning before it, the answer itself is the reasoning.
+
+    def said(self, reasoned: bool) -> str:
+        """The text after reasoning, or without any."""
+        return self.think if self.shows_steps and not reasoned else self.text
 
 
 @dataclass

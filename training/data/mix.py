@@ -2,8 +2,9 @@
 
 import multiprocessing as mp
 import zlib
+from collections import deque
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Iterable, Iterator
 
 import numpy as np
 
@@ -34,13 +35,13 @@ def small(r: Source) -> Dialogue:
         ask, reply = r.choice(makers)(r)
         turns += [User(ask), reply]
     system = tools.system_text(r) if r.chance(0.5) else ""
-    return Dialogue("small", turns, system=system, weight=3.0)
+    return Dialogue("small", turns, system=system, weight=2.0)
 
 
 def with_mode(r: Source, d: Dialogue) -> Dialogue:
     """Chat mode, or thinking with one of the effort texts."""
     d.thinking = r.chance(0.6)
-    d.effort = r.choices(["high", "low", "max"], [6, 2, 2])[0] if d.thinking else "low"
+    d.effort = r.choices(["high", "low", "max"], [5, 3, 2])[0] if d.thinking else "low"
     return d
 
 
@@ -51,13 +52,13 @@ def sample(r: Source, length: int, progress: float) -> Dialogue:
         if kind < 0.6:
             return with_mode(r, recall.dialogue(r, r.randint(1500, length - 500), r.randint(4, 24)))
         return with_mode(r, tools.dialogue(r, r.randint(2, 5), r.randint(6, 16)))
-    if kind < 0.33 or length < 900:
+    if kind < 0.28 or length < 640:
         return with_mode(r, small(r))
-    if kind < 0.46:
+    if kind < 0.39:
         top = 250 + min(1.0, progress * 3) * 1300
         return with_mode(r, recall.dialogue(r, int(r.uniform(40, top)), r.randint(3, 16)))
-    if kind < 0.86:
-        return with_mode(r, tools.dialogue(r, r.randint(1, 6), r.choice([1, 1, 2, 2, 3, 4, 5])))
+    if kind < 0.89 or length < 1200:
+        return with_mode(r, tools.dialogue(r, r.choice([1, 1, 2, 2, 3, 4]), r.choice([1, 1, 2, 2, 3, 4, 5]) if length > 1000 else 1))
     return with_mode(r, agent.dialogue(r))
 
 
@@ -90,16 +91,19 @@ def batch(seed: int, tokenizer: Tokenizer, rows: int, length: int, progress: flo
     return Batch(*(np.stack(column) for column in zip(*parts)))
 
 
+Job = tuple[int, int, int, float]  # Seed, rows, length, progress.
+
+
 def _work(tokenizer: Tokenizer, jobs, results) -> None:
-    for step, rows, length, progress in iter(jobs.get, None):
+    for seed, *shape in iter(jobs.get, None):
         try:
-            results.put((step, batch(step, tokenizer, rows, length, progress)))
+            results.put((seed, batch(seed, tokenizer, *shape)))
         except Exception as error:  # The trainer must learn of it: it waits for this batch.
-            results.put((step, error))
+            results.put((seed, error))
 
 
 class Stream:
-    """Batches for (seed, rows, length, progress) in plan order, made by worker processes.
+    """Batches made by worker processes.
 
     Build it before CUDA starts: the workers are forks. Without workers the batches are made as they are asked for.
     """
@@ -114,22 +118,32 @@ class Stream:
         for process in self.pool:
             process.start()
 
-    def batches(self, plan: list[tuple[int, int, int, float]]) -> Iterator[Batch]:
+    def batches(self, jobs: Iterable[Job]) -> Iterator[Batch]:
+        """In the order of `jobs`, which are taken `ahead` of what is yielded."""
+        jobs = iter(jobs)
+        if not self.pool:
+            for job in jobs:
+                yield batch(job[0], self.tokenizer, *job[1:])
+            return
         waiting: dict[int, Batch] = {}
-        for job in plan[: self.ahead] if self.pool else []:
-            self.jobs.put(job)
-        for i, (step, rows, length, progress) in enumerate(plan):
-            if not self.pool:
-                yield batch(step, self.tokenizer, rows, length, progress)
-                continue
-            while step not in waiting:
+        order: deque[int] = deque()
+
+        def ask() -> None:
+            if job := next(jobs, None):
+                order.append(job[0])
+                self.jobs.put(job)
+
+        for _ in range(self.ahead):
+            ask()
+        while order:
+            seed = order.popleft()
+            while seed not in waiting:
                 done, made = self.results.get()
                 if isinstance(made, Exception):
                     raise made
                 waiting[done] = made
-            if i + self.ahead < len(plan):
-                self.jobs.put(plan[i + self.ahead])
-            yield waiting.pop(step)
+            ask()
+            yield waiting.pop(seed)
         for process in self.pool:
             process.terminate()
 
@@ -150,5 +164,7 @@ def cases(skill: str, count: int, seed: int = 0) -> list[Dialogue]:
         d.skill = skill
         d.thinking = i % 2 == 1
         d.effort = r.choices(["high", "low", "max"], [6, 2, 2])[0] if d.thinking else "low"
+        if not d.expect:
+            d.expect = {"rule": "exact", "answer": d.turns[-1].said(d.thinking)}
         found.append(d)
     return found

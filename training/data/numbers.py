@@ -130,8 +130,9 @@ def _occurrences(r: Source) -> tuple[str, Reply]:
     ask = r.choice([f"How many times does {target} appear: {' '.join(items)}", f"Count the {target}s: {' '.join(items)}",
                     f"How often does the word {target} occur in: {' '.join(items)}?"])
     n = items.count(target)
-    marks = ", ".join(f"{x} {items[: i + 1].count(target)}" for i, x in enumerate(items))
-    return ask, Reply(f"{n}", f"{marks}. So {n}.")
+    # A number beside each hit alone: what to write next depends on this word, the wanted one and the last number.
+    marks = ", ".join(f"{x} {items[: i + 1].count(target)}" if x == target else x for i, x in enumerate(items))
+    return ask, Reply(f"{n}", f"{target}: {marks}. So {n}.", shows_steps=True)
 
 
 def _neighbour(r: Source) -> tuple[str, Reply]:
@@ -154,7 +155,7 @@ def too_big(r: Source) -> tuple[str, Reply]:
 
 
 KINDS = {_sum: 7, _difference: 7, _product: 1, _sort: 4, _extreme: 1.5, _count_items: 2.5, _count_range: 1.5,
-         _occurrences: 1.5, _neighbour: 1, too_big: 1, _three: 1, _below_zero: 0.7}
+         _occurrences: 4, _neighbour: 1, too_big: 1, _three: 1, _below_zero: 0.7}
 
 
 def exchange(r: Source) -> tuple[str, Reply]:
@@ -171,4 +172,4 @@ def case(r: Source) -> Dialogue:
 def occurrences_case(r: Source) -> Dialogue:
     """A test case of the hardest kind of counting: how often a word occurs."""
     ask, reply = _occurrences(r)
-    return Dialogue("occurrences", [User(ask), reply], expect={"rule": "exact", "answer": reply.text})
+    return Dialogue("occurrences", [User(ask), reply])

@@ -158,7 +158,7 @@ def render(d: Dialogue, answer: bool = True, weigh_prompt: bool = True) -> Rende
         if reasons:
             out.text(turn.think, d.weight)
             out.special(END_THINK, d.weight)
-        out.text(turn.text, d.weight)
+        out.text(turn.said(reasons), d.weight)
         if turn.calls:
             out.text("\n\n", d.weight)
             marked = Rendered()

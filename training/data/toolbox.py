@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from data.base import Call, Source, dumps, held_out
-from data.words import ADJECTIVES, FILLER, NOUNS, STEMS, THINGS, VERBS, any_word, city, folder, lines, made_up, path, person, phrase
+from data.words import (
+    ADJECTIVES, FILLER, NOUNS, STEMS, THINGS, VERBS, any_word, city, folder, lines, made_up, path, person, phrase, plural,
+)
 
 Maker = Callable[[Source], tuple[Any, str]]
 
@@ -517,7 +519,7 @@ def made_up_family(r: Source) -> Family:
     for p in asked:
         p.required = p.required or p is params[0]
     third = verb + ("es" if verb.endswith(("sh", "ch", "x", "s")) else "s")
-    abouts = [f"{verb.capitalize()} a {spoken}.", f"{third.capitalize()} the {spoken}.", f"{verb.capitalize()} {spoken}s."]
+    abouts = [f"{verb.capitalize()} a {spoken}.", f"{third.capitalize()} the {spoken}.", f"{verb.capitalize()} {plural(spoken)}."]
     return Family(f"{verb}_{noun}", "|".join(abouts), params, made_up_asks(r, verb, spoken, [p.names for p in asked]))
 
 

@@ -4,9 +4,12 @@ from typing import Any
 
 from data import chat, numbers, recall
 from data.base import Call, Dialogue, Reply, Source, User, dumps
+from data.everyday import EVERYDAY
+from data.natural import natural_family
 from data.toolbox import AGENT, FAMILIES, HELD_OUT_FAMILIES, Bound, bind, made_up_family
 from data.words import THINGS, city, filler, made_up, phrase
 
+KNOWN = [*FAMILIES, *EVERYDAY]
 NO_TOOL = "I have no tool for that."
 SYSTEMS = ["You are a helpful assistant.", "You are a helpful assistant with access to tools.", "You are an assistant.", "",
            "You are Keid, a helpful assistant.", "Be brief.", "Answer in one sentence.", "You are a coding assistant.",
@@ -30,18 +33,20 @@ def toolbox(r: Source, count: int, unseen: bool = False) -> list[Bound]:
     while len(box) < count:
         if unseen:
             family = r.choice(HELD_OUT_FAMILIES) if r.chance(0.5) else made_up_family(r)
-        elif style < 0.35:
-            family = r.choice(FAMILIES)
-        elif style < 0.5:
+        elif style < 0.22:
+            family = r.choice(KNOWN)
+        elif style < 0.3:
             family = r.choice(AGENT)
-        elif style < 0.75:
+        elif style < 0.5:
             family = made_up_family(r)
+        elif style < 0.75:
+            family = natural_family(r)
         else:
-            family = r.choice([r.choice(FAMILIES), r.choice(AGENT), made_up_family(r)])
+            family = r.choice([r.choice(KNOWN), r.choice(AGENT), made_up_family(r), natural_family(r)])
         bound = bind(r, family)
         if all(bound.name != other.name and bound.family is not other.family for other in box):
             box.append(bound)
-        elif style < 0.5 and r.chance(0.2):
+        elif style < 0.3 and r.chance(0.2):
             style = 0.9
     return box
 
@@ -112,10 +117,10 @@ def no_tool_exchange(r: Source) -> tuple[str, Reply]:
 
 
 def missing(r: Source, box: list[Bound]) -> tuple[str, Reply] | None:
-    """A request for a tool that is not declared."""
-    have = {name for b in box for name in b.family.names.split("|")}
-    family = r.choice(FAMILIES[:6] + FAMILIES[8:22])
-    if have & set(family.names.split("|")) or any(b.family.fixed for b in box):
+    """A request for a tool that is not declared. Its kind says nothing: known, natural and made-up tools are missed alike."""
+    have = {word for b in box for name in b.family.names.split("|") for word in name.split("_")}
+    family = r.choice([r.choice(KNOWN), natural_family(r), made_up_family(r)])
+    if have & {word for name in family.names.split("|") for word in name.split("_")} or any(b.family.fixed for b in box):
         return None
     return bind(r, family).request(r)[0], Reply(NO_TOOL, "None of the tools fits.")
 
@@ -126,21 +131,21 @@ def dialogue(r: Source, turns: int, tools: int) -> Dialogue:
     exchange: list[User | Reply] = []
     for _ in range(turns):
         kind = r.random()
-        if kind < 0.12:
+        if kind < 0.10:
             text, reply = no_tool_exchange(r)
             exchange += [User(text), reply]
             continue
-        if kind < 0.17 and (gap := missing(r, box)):
+        if kind < 0.125 and (gap := missing(r, box)):
             exchange += [User(gap[0]), gap[1]]
             continue
         text, calls, bound = ask_once(r, box)
         exchange += [User(text), Reply("", thought(calls), calls)]
-        if r.chance(0.85):
+        if r.chance(0.9):
             answers = [result_text(r, b, drawn) for b, drawn in bound]
             exchange += [User("", [a for a, _ in answers]), final([w for _, w in answers])]
         else:
             break
-    return Dialogue("tools", exchange, tools=[b.schema for b in box], system=system_text(r))
+    return Dialogue("tools", exchange, tools=[b.schema for b in box], system=system_text(r), weight=1.5)
 
 
 def case(r: Source, unseen: bool = False) -> Dialogue:

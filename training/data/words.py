@@ -1,5 +1,9 @@
 """Word lists and small random texts."""
 
+import json
+import re
+from pathlib import Path
+
 from data.base import Source
 
 NAMES = """Alice Bob Carol David Emma Frank Grace Henry Irene Jack Karen Liam Maria Nina Oscar Paula Quinn Rosa Sam Tina
@@ -25,7 +29,7 @@ branch commit deployment server container cluster node pod service endpoint rout
 message channel thread comment post article page image video track playlist album photo frame camera sensor device
 light lamp door lock window heater fan alarm meter timer event meeting calendar reminder contact group team project
 issue bug label milestone sprint note bookmark tag category product item price discount coupon cart payment refund
-shipment parcel vehicle trip flight hotel room table seat booking recipe ingredient meal workout goal step habit
+shipment vehicle trip flight hotel room table seat booking recipe ingredient meal workout goal step habit
 budget expense transaction balance loan stock bond portfolio trade wallet quiz lesson course student grade exam
 patient visit dose plant species star planet map region city weather forecast tide station schedule chart dataset
 model metric log trace dashboard query schema column row index backup snapshot volume bucket key secret certificate
@@ -79,14 +83,32 @@ han jor kal kan kel lan lor mar mel mor nal nor pel per ral ran rel ser sol tal 
 zor""".split()
 
 
+def pieces() -> list[str]:
+    """Runs of small letters in the tokenizer's vocabulary, without words that held-out tools are made of."""
+    stored = json.loads(Path(__file__).parents[1].joinpath("vocab.json").read_text())["tokens"]
+    found = {token.removeprefix("Ġ") for token in stored}
+    return sorted(p for p in found if re.fullmatch("[a-z]{2,12}", p) and p not in HELD_OUT_WORDS)
+
+
+HELD_OUT_WORDS = {"after", "before", "patch", "terminal", "show", "food", "rest", "parcel", "commit"}
+PIECES = pieces()
+
+
 def made_up(r: Source) -> str:
-    """A word nobody has seen: two or three syllables."""
-    return "".join(r.choice(SYLLABLES) for _ in range(r.randint(2, 3)))
+    """A word nobody has seen: syllables, or pieces of the vocabulary, so that a copy cannot lean on known neighbours."""
+    if r.chance(0.5):
+        return "".join(r.choice(SYLLABLES) for _ in range(r.randint(2, 3)))
+    return "".join(r.choice(PIECES) for _ in range(r.choice([1, 2, 2, 3])))
 
 
 def any_word(r: Source) -> str:
     """A lower-case word for a name that only copying can get right."""
-    return made_up(r) if r.chance(0.4) else r.choice(r.choice([VERBS, NOUNS, THINGS, ADJECTIVES, STEMS, FOLDERS]))
+    return made_up(r) if r.chance(0.55) else r.choice(r.choice([VERBS, NOUNS, THINGS, ADJECTIVES, STEMS, FOLDERS]))
+
+
+def plural(noun: str) -> str:
+    """More than one of it."""
+    return noun if noun.endswith("s") else noun + "s"
 
 
 def person(r: Source) -> str:
@@ -96,7 +118,7 @@ def person(r: Source) -> str:
 
 def city(r: Source) -> str:
     """A city, known or made up."""
-    return r.choice(CITIES) if r.chance(0.75) else made_up(r).capitalize()
+    return r.choice(CITIES) if r.chance(0.7) else made_up(r).capitalize()
 
 
 def path(r: Source) -> str:
@@ -119,8 +141,10 @@ def folder(r: Source) -> str:
 def phrase(r: Source) -> str:
     """A short free text, sometimes with quotes, names or numbers in it."""
     kind = r.random()
-    if kind < 0.45:
+    if kind < 0.35:
         return r.choice(PHRASES)
+    if kind < 0.45:
+        return " ".join(r.choice(PIECES) for _ in range(r.randint(2, 6)))
     if kind < 0.6:
         return f"{r.choice(ADJECTIVES)} {r.choice(THINGS)} for {person(r)}"
     if kind < 0.7:

@@ -6,7 +6,7 @@ use backend::{Act, Device, Error, HostKv, Ids, KvLayout, Result, Scratch, Shape,
 use model::{HostTensor, LayerKind};
 
 use crate::work::Work;
-use crate::{Cpu, Floats, Weight, topology};
+use crate::{Cpu, Floats, Weight};
 
 pub(crate) const NAME: &str = "cpu";
 
@@ -20,10 +20,8 @@ impl Device for Cpu {
         NAME
     }
 
-    /// For one thread per physical core; each thread more takes about a megabyte at Flash's sizes.
-    fn scratch_bytes(shape: &Shape) -> usize {
-        let threads = topology::physical_cores().len();
-        Scratch::<Floats, Vec<u32>>::bytes(shape) + Work::bytes(shape, threads)
+    fn scratch_bytes(&self, shape: &Shape) -> usize {
+        Scratch::<Floats, Vec<u32>>::bytes(shape) + Work::bytes(shape, self.pool.threads())
     }
 
     fn prepare(&mut self, shape: &Shape) -> Result<()> {

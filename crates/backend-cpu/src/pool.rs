@@ -20,7 +20,8 @@ const SPINS: u32 = 2_000;
 /// The number of threads, and whether each worker keeps to its own core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolOptions {
-    /// Threads in all, the caller's included; `None` for one per physical core.
+    /// Threads in all, the caller's included; `None` for one per logical processor: decoding two-bit weights is bound by
+    /// instructions, of which two threads get more out of a core.
     pub threads: Option<usize>,
     /// Ties every worker to one core. The caller's thread is left where it is.
     pub pin: bool,
@@ -64,7 +65,7 @@ impl Pool {
     /// # Errors
     /// The system refuses a thread.
     pub fn new(options: PoolOptions) -> std::io::Result<Self> {
-        let cores = topology::physical_cores();
+        let cores = topology::processors();
         let threads = options.threads.unwrap_or(cores.len()).max(1);
         let shared = Arc::new(Shared {
             epoch: AtomicU32::new(0),

@@ -1,16 +1,14 @@
 //! Which cores there are, and staying on one.
 
-/// One logical processor of every physical core that this process may use, ascending. At least one.
-pub(crate) fn physical_cores() -> Vec<usize> {
-    let allowed = allowed();
-    let mut cores: Vec<usize> = Vec::with_capacity(allowed.len());
-    for &cpu in &allowed {
-        // A core is counted at the first of its siblings that may be used.
-        let siblings = siblings(cpu);
-        if !siblings.iter().any(|s| cores.contains(s)) {
-            cores.push(cpu);
-        }
+/// The logical processors that this process may use: one of every physical core, then their
+/// siblings, so that any number of threads spreads over as many cores as it can. At least one.
+pub(crate) fn processors() -> Vec<usize> {
+    let (mut cores, mut rest): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
+    for cpu in allowed() {
+        let shared = siblings(cpu).iter().any(|s| cores.contains(s));
+        if shared { &mut rest } else { &mut cores }.push(cpu);
     }
+    cores.append(&mut rest);
     if cores.is_empty() { vec![0] } else { cores }
 }
 
@@ -69,8 +67,11 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_core() {
-        let cores = physical_cores();
-        assert!(!cores.is_empty() && cores.is_sorted());
+    fn every_processor_is_named_once() {
+        let processors = processors();
+        let mut sorted = processors.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert!(!processors.is_empty() && sorted.len() == processors.len(), "{processors:?}");
     }
 }

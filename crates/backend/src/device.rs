@@ -75,9 +75,7 @@ pub trait Device {
 
     /// Bytes that [`Device::prepare`] and the buffers of an engine of this shape will take beside
     /// weights, KV and the buffers of [`Device::alloc`]. Exact: the memory plan prints it.
-    fn scratch_bytes(shape: &Shape) -> usize
-    where
-        Self: Sized;
+    fn scratch_bytes(&self, shape: &Shape) -> usize;
 
     /// Allocates scratch for `shape`. Called once, before any operation.
     ///

@@ -149,19 +149,21 @@ where
 {
     options.check(config)?;
     let weights = weight_bytes(gguf, options.draft, config.n_layers());
-    let plan = MemoryPlan::new::<B>(config, &options, weights);
+    let plan = MemoryPlan::new(&backend, config, &options, weights);
     refuse_what_does_not_fit(&plan, &Machine::detect())?;
     let core = Core::open(backend, gguf, config.clone(), None, options)?;
     Ok((Box::new(core), plan))
 }
 
 /// The needs of a model with these weights on the fastest backend of this binary, whatever the
-/// context. Nothing is allocated.
-pub(crate) fn needs(config: &Config, weights: u64) -> Needs {
+/// context. Only threads are started.
+pub(crate) fn needs(config: &Config, weights: u64) -> anyhow::Result<Needs> {
     const CHUNK: usize = 512;
     let options = Options::single(config.context_max, CHUNK);
-    let plan = MemoryPlan::new::<Cpu>(config, &options, weights);
-    Needs::of_engine(config, &plan, config.context_max as u64)
+    let cpu =
+        Cpu::new(PoolOptions { threads: None, pin: false }).context("cannot start threads")?;
+    let plan = MemoryPlan::new(&cpu, config, &options, weights);
+    Ok(Needs::of_engine(config, &plan, config.context_max as u64))
 }
 
 /// A model that does not fit would freeze the machine: it is refused before anything is loaded.

@@ -1,6 +1,6 @@
 //! The memory plan: the same arithmetic as the allocations, before anything is allocated.
 
-use backend::{AnchorView, Device};
+use backend::AnchorView;
 use gguf::Gguf;
 use model::{Config, classify};
 
@@ -25,8 +25,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The plan of a model of this shape on backend `B`. `weights` is the bytes of its tensors.
-    pub fn new<B>(config: &Config, options: &Options, weights: u64) -> Self
+    /// The plan of a model of this shape on `backend`. `weights` is the bytes of its tensors.
+    pub fn new<B>(backend: &B, config: &Config, options: &Options, weights: u64) -> Self
     where
         B: backend::Ops,
     {
@@ -44,7 +44,7 @@ impl MemoryPlan {
                 line("KV windows and open rows", layout.n_slots * layout.slot_bytes()),
                 line("KV staging", layout.stage_bytes()),
                 line("activations", activations),
-                line("scratch", <B as Device>::scratch_bytes(&shape)),
+                line("scratch", backend.scratch_bytes(&shape)),
                 line("anchors", anchors),
             ],
         }

@@ -24,7 +24,7 @@ impl Device for Reference {
         NAME
     }
 
-    fn scratch_bytes(shape: &Shape) -> usize {
+    fn scratch_bytes(&self, shape: &Shape) -> usize {
         Scratch::<Floats, Vec<u32>>::bytes(shape)
     }
 

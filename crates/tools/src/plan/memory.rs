@@ -188,7 +188,7 @@ mod tests {
         let config = Preset::Flash.config();
         let context = config.context_max;
         let options = engine::Options::single(context, CHUNK_ROWS as usize);
-        let plan = engine::MemoryPlan::new::<Reference>(&config, &options, 7);
+        let plan = engine::MemoryPlan::new(&Reference::new(), &config, &options, 7);
         let (own, exact) = (needs(), Needs::of_engine(&config, &plan, context as u64));
         assert_eq!(exact.weights, 7);
         assert!((exact.kv_per_token / own.kv_per_token - 1.0).abs() < 0.01, "{exact:?}");
