@@ -1,6 +1,7 @@
 //! Developer commands: `cargo xtask COMMAND`. One file a command.
 
 mod generate;
+mod kernels;
 mod op;
 mod tiny_eval;
 
@@ -14,7 +15,9 @@ use clap::Parser;
 enum Command {
     /// Write the manual pages and the completion scripts of `keid`
     Generate(generate::Args),
-    /// Run the case list of an operation on the CPU backend
+    /// Compile the CUDA kernels for every architecture, to be embedded by the next build
+    Kernels(kernels::Args),
+    /// Run the case list of an operation on a backend
     Op(op::Args),
     /// Score keid-tiny on its held-out cases
     TinyEval(tiny_eval::Args),
@@ -23,6 +26,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Generate(args) => args.run(),
+        Command::Kernels(args) => args.run(),
         Command::Op(args) => args.run(),
         Command::TinyEval(args) => args.run(),
     };

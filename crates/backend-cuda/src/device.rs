@@ -26,7 +26,7 @@ impl Device for Cuda {
         NAME
     }
 
-    fn scratch_bytes(shape: &Shape) -> usize {
+    fn scratch_bytes(&self, shape: &Shape) -> usize {
         Scratch::<Buffer, Buffer>::bytes(shape)
             + Mirror::bytes(shape)
             + matmul::Workspace::bytes(shape)

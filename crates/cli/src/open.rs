@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use backend::Ops;
 use backend::reference::Reference;
 use backend_cpu::{Cpu, PoolOptions};
+use backend_cuda::Cuda;
 use chat::{FormatHints, PromptFormat};
 use clap::ValueEnum;
 use engine::{Core, Engine, MemoryPlan, Options, weight_bytes};
@@ -51,6 +52,8 @@ pub(crate) enum BackendArg {
     Auto,
     /// Threads and vector instructions
     Cpu,
+    /// An NVIDIA GPU
+    Cuda,
     /// One thread, slow and simple, for checking the others
     Reference,
 }
@@ -125,16 +128,73 @@ impl ModelArgs {
         config: &Config,
         options: Options,
     ) -> anyhow::Result<(Box<dyn Engine>, MemoryPlan)> {
+        let host = || MemoryBudget::of(&Machine::detect());
         match self.backend {
-            BackendArg::Reference => load(Reference::new(), gguf, config, options),
-            BackendArg::Auto | BackendArg::Cpu => {
-                let threads = self.threads.map(NonZeroUsize::get);
-                let pool = PoolOptions { threads, pin: threads.is_none() };
-                let cpu = Cpu::new(pool).context("cannot start the threads")?;
-                load(cpu, gguf, config, options)
+            BackendArg::Reference => load(Reference::new(), gguf, config, options, host()),
+            BackendArg::Cpu => load(self.cpu()?, gguf, config, options, host()),
+            BackendArg::Cuda => {
+                let (cuda, budget) = gpu()?;
+                load(cuda, gguf, config, options, budget)
             }
+            BackendArg::Auto => match self.fitting_gpu(gguf, config, &options) {
+                Ok((cuda, budget)) => load(cuda, gguf, config, options, budget),
+                Err(why) => {
+                    tracing::info!("computing on the processor: {why:#}");
+                    load(self.cpu()?, gguf, config, options, host())
+                }
+            },
         }
     }
+
+    fn cpu(&self) -> anyhow::Result<Cpu> {
+        let threads = self.threads.map(NonZeroUsize::get);
+        Cpu::new(PoolOptions { threads, pin: threads.is_none() }).context("cannot start the threads")
+    }
+
+    /// The GPU, if there is one and its memory holds the model.
+    fn fitting_gpu(
+        &self,
+        gguf: &Gguf,
+        config: &Config,
+        options: &Options,
+    ) -> anyhow::Result<(Cuda, MemoryBudget)> {
+        let (cuda, budget) = gpu()?;
+        options.check(config)?;
+        refuse_what_does_not_fit(&plan(&cuda, gguf, config, options), &budget)?;
+        Ok((cuda, budget))
+    }
+}
+
+/// The first CUDA device, and what can be used of its memory.
+fn gpu() -> anyhow::Result<(Cuda, MemoryBudget)> {
+    let cuda = Cuda::open(0).context("no GPU can be used")?;
+    let (free, total) = cuda.memory()?;
+    // Allocations are rounded up, and the driver takes some for itself as it goes.
+    let available = free.saturating_sub(total / 100);
+    Ok((cuda, MemoryBudget { memory: total, available, anchors: false }))
+}
+
+/// What memory a model may take.
+struct MemoryBudget {
+    /// Bytes of memory; 0 if that is unknown.
+    memory: u64,
+    /// Bytes of it that may be taken.
+    available: u64,
+    /// Whether anchors, which lie in the host's memory, count.
+    anchors: bool,
+}
+
+impl MemoryBudget {
+    fn of(machine: &Machine) -> Self {
+        let budget = Budget::of_machine(machine);
+        let memory = if machine.memory.total == 0 { 0 } else { budget.memory };
+        Self { memory, available: budget.available(), anchors: true }
+    }
+}
+
+fn plan<B: Ops>(backend: &B, gguf: &Gguf, config: &Config, options: &Options) -> MemoryPlan {
+    let weights = weight_bytes(gguf, options.draft, config.n_layers());
+    MemoryPlan::new(backend, config, options, weights)
 }
 
 fn load<B>(
@@ -142,15 +202,15 @@ fn load<B>(
     gguf: &Gguf,
     config: &Config,
     options: Options,
+    budget: MemoryBudget,
 ) -> anyhow::Result<(Box<dyn Engine>, MemoryPlan)>
 where
     B: Ops + Send + 'static,
     Core<B>: Engine,
 {
     options.check(config)?;
-    let weights = weight_bytes(gguf, options.draft, config.n_layers());
-    let plan = MemoryPlan::new(&backend, config, &options, weights);
-    refuse_what_does_not_fit(&plan, &Machine::detect())?;
+    let plan = plan(&backend, gguf, config, &options);
+    refuse_what_does_not_fit(&plan, &budget)?;
     let core = Core::open(backend, gguf, config.clone(), None, options)?;
     Ok((Box::new(core), plan))
 }
@@ -167,20 +227,21 @@ pub(crate) fn needs(config: &Config, weights: u64) -> anyhow::Result<Needs> {
 }
 
 /// A model that does not fit would freeze the machine: it is refused before anything is loaded.
-fn refuse_what_does_not_fit(plan: &MemoryPlan, machine: &Machine) -> anyhow::Result<()> {
-    let budget = Budget::of_machine(machine);
+fn refuse_what_does_not_fit(plan: &MemoryPlan, budget: &MemoryBudget) -> anyhow::Result<()> {
+    let counts = |label: &str| budget.anchors || label != "anchors";
+    let lines = || plan.lines.iter().filter(|line| line.bytes > 0 && counts(line.label));
+    let needed: u64 = lines().map(|line| line.bytes).sum();
     // A machine whose memory cannot be read is trusted to hold what it is given.
-    if machine.memory.total == 0 || plan.total() <= budget.available() {
+    if budget.memory == 0 || needed <= budget.available {
         return Ok(());
     }
-    let lines = plan.lines.iter().filter(|line| line.bytes > 0);
-    let lines = lines.map(|line| format!("{} {}", line.label, print::bytes(line.bytes)));
+    let lines = lines().map(|line| format!("{} {}", line.label, print::bytes(line.bytes)));
     bail!(
         "this does not fit: {} are needed ({}), {} of {} can be used; a smaller --ctx or --chunk \
          may help, and `keid plan -m FILE` shows what fits",
-        print::bytes(plan.total()),
+        print::bytes(needed),
         lines.collect::<Vec<_>>().join(", "),
-        print::bytes(budget.available()),
+        print::bytes(budget.available),
         print::bytes(budget.memory),
     )
 }
@@ -210,11 +271,11 @@ mod tests {
     fn what_does_not_fit_is_refused_with_the_numbers() {
         let mut machine = Machine::default();
         let plan = MemoryPlan { lines: vec![PlanLine { label: "weights", bytes: 80 << 30 }] };
-        assert!(refuse_what_does_not_fit(&plan, &machine).is_ok());
+        assert!(refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).is_ok());
         machine.memory.total = 96 << 30;
-        assert!(refuse_what_does_not_fit(&plan, &machine).is_ok());
+        assert!(refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).is_ok());
         machine.memory.total = 64 << 30;
-        let error = refuse_what_does_not_fit(&plan, &machine).unwrap_err().to_string();
+        let error = refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).unwrap_err().to_string();
         assert!(error.contains("80.0 GiB are needed (weights 80.0 GiB)"), "{error}");
         assert!(error.contains("of 64.0 GiB"), "{error}");
     }

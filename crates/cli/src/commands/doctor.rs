@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use backend_cuda::Cuda;
 use tools::doctor::{Built, KvDirectory, Report, Severity, examine};
 use tools::machine::Machine;
 
@@ -28,18 +29,38 @@ pub(crate) struct Args {
 }
 
 /// The backends that this binary contains.
-const BUILT: Built = Built { cuda: false, wgpu: false };
+const BUILT: Built = Built { cuda: true, wgpu: false };
 
 impl Args {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let kv_dir = self.kv_dir.clone().unwrap_or_else(crate::dirs::cache);
-        let report = examine(&kv_dir, BUILT);
+        let mut report = examine(&kv_dir, BUILT);
+        ask_the_gpu(&mut report);
         if self.json {
             writeln!(context.out, "{}", serde_json::to_string_pretty(&report)?)?;
             return Ok(());
         }
         print(&mut *context.out, &report)
     }
+}
+
+/// Whether a GPU can be used is known once it has been opened.
+fn ask_the_gpu(report: &mut Report) {
+    let opened = Cuda::open(0).map_err(anyhow::Error::from);
+    let found = opened.and_then(|cuda| Ok((cuda.description().clone(), cuda.memory()?)));
+    if let Some(backend) = report.backends.iter_mut().find(|backend| backend.name == "cuda") {
+        (backend.usable, backend.why) = match found {
+            Ok((device, (free, total))) => {
+                let arch = format!("{}.{}", device.arch / 10, device.arch % 10);
+                let (free, total) = (print::bytes(free), print::bytes(total));
+                let sms = device.sms;
+                let name = device.name;
+                (true, format!("{name}, {arch}, {sms} multiprocessors, {free} free of {total}"))
+            }
+            Err(error) => (false, format!("{error:#}")),
+        };
+    }
+    report.backends.sort_by_key(|backend| !backend.usable);
 }
 
 fn print(out: &mut dyn Write, report: &Report) -> anyhow::Result<()> {
