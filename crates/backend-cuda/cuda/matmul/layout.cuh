@@ -9,13 +9,6 @@
 #pragma once
 #include "common.cuh"
 
-// `DEVICE` for functions of a struct.
-#ifdef KEID_EMULATE
-#define MEMBER inline
-#else
-#define MEMBER DEVICE
-#endif
-
 #define CHUNK_ROWS 16
 #define CHUNK_COLS 256
 #define TILES 8
