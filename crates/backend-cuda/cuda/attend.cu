@@ -144,12 +144,12 @@ DEVICE void attend_body(const AttendArgs& a, float* keys) {
 }
 
 // grid: (heads / 8, rows, splits). Shared: KEYS decoded keys. The number is channels a lane.
-KERNEL(256, attend_8, AttendArgs) {
+KERNEL_OCC(256, 2, attend_8, AttendArgs) {
     DYNAMIC_SHARED(float, keys);
     attend_body<8>(a, keys);
 }
 
-KERNEL(256, attend_16, AttendArgs) {
+KERNEL_OCC(256, 2, attend_16, AttendArgs) {
     DYNAMIC_SHARED(float, keys);
     attend_body<16>(a, keys);
 }

@@ -120,13 +120,7 @@ impl Device for Cuda {
         kv.read_anchor(&self.gpu, slot, lens, out)
     }
 
-    fn write_anchor(
-        &mut self,
-        kv: &mut Kv,
-        slot: u32,
-        lens: &[usize],
-        bytes: &[u8],
-    ) -> Result<()> {
+    fn write_anchor(&mut self, kv: &mut Kv, slot: u32, lens: &[usize], bytes: &[u8]) -> Result<()> {
         kv.write_anchor(&self.gpu, slot, lens, bytes)
     }
 }

@@ -30,7 +30,15 @@ pub(crate) fn embed(
 ) -> Result<()> {
     let table = table.matrix()?;
     let n_streams = streams.cols / table.cols();
-    matmul::embed_rows(parts.gpu, parts.products, streams, table, parts.mirror.tokens(), n_rows, n_streams)
+    matmul::embed_rows(
+        parts.gpu,
+        parts.products,
+        streams,
+        table,
+        parts.mirror.tokens(),
+        n_rows,
+        n_streams,
+    )
 }
 
 pub(crate) fn gather_rows(

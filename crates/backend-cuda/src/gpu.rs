@@ -187,7 +187,10 @@ enum Mode {
 enum Seen {
     /// It has run once, so every kernel is loaded and recording cannot fail for that.
     Once,
-    Recorded { recording: Recording, hash: u64 },
+    Recorded {
+        recording: Recording,
+        hash: u64,
+    },
 }
 
 fn mix(hash: u64, kernel: &Kernel, launch: Launch, args: &[u8]) -> u64 {

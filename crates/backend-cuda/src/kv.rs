@@ -319,13 +319,7 @@ impl Kv {
 }
 
 /// Of the previous window only the first halves of k and z, of the open one everything.
-fn open_pieces(
-    rows: &PooledRows,
-    dim: usize,
-    slot: usize,
-    view: AnchorView,
-    pieces: &mut Pieces,
-) {
+fn open_pieces(rows: &PooledRows, dim: usize, slot: usize, view: AnchorView, pieces: &mut Pieces) {
     let (n, len) = (rows.n_open as usize, rows.open_len as usize);
     let at = |pos: usize| rows.open.add(4 * (slot * n + pos % n) * len);
     let (previous, current) = view.open(rows.ratio as usize);

@@ -5,6 +5,7 @@
 //! shape is one graph launch. Activations are f32; sums run in fixed orders, without float atomics.
 
 mod attend;
+mod bandwidth;
 mod compress;
 mod device;
 pub mod driver;

@@ -88,8 +88,8 @@ impl Mirror {
         let spans = rows + ROW * n_rows;
         let logits = spans + n_spans;
         let pages = logits + step.logit_rows.len();
-        let header =
-            [n_rows, n_spans, step.logit_rows.len(), rows, spans, logits, pages, 0].map(|w| w as u32);
+        let header = [n_rows, n_spans, step.logit_rows.len(), rows, spans, logits, pages, 0]
+            .map(|w| w as u32);
         let words = &mut self.next;
         words.clear();
         words.extend(header);

@@ -43,7 +43,6 @@ fn elements(
     n_rows: usize,
 ) -> Result<()> {
     let n = n_rows * to.cols;
-    let args =
-        ElementArgs { to: to.buf.ptr(), from: from.buf.ptr(), n: n as u64, clamp, pad: 0 };
+    let args = ElementArgs { to: to.buf.ptr(), from: from.buf.ptr(), n: n as u64, clamp, pad: 0 };
     gpu.launch(kernel, Launch::new(n.div_ceil(256), 256), &args)
 }

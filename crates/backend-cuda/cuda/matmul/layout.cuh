@@ -9,13 +9,6 @@
 #pragma once
 #include "common.cuh"
 
-// `DEVICE` for functions of a struct.
-#ifdef KEID_EMULATE
-#define MEMBER inline
-#else
-#define MEMBER DEVICE
-#endif
-
 #define CHUNK_ROWS 16
 #define CHUNK_COLS 256
 #define TILES 8
@@ -70,8 +63,8 @@
 #define MXFP4_SCALES 2048
 #define MXFP4_CHUNK 2176
 
-// Activations, rounded to int8: one record for each row and 256 columns. The codes are [t][tile][8],
-// so that a lane finds its 64 bytes side by side.
+// Activations, rounded to int8: one record for each row and 256 columns. The codes are [pair of
+// tiles][t][tile][8 columns].
 // Scales for every 32 columns: [codes: 256][scales: 8 f32].
 #define ACT32_RECORD 288
 // One scale: [codes: 256][sums of 16 columns, (sum + 8) >> 4: 16][the rest of it, -8..8: 16][scale].

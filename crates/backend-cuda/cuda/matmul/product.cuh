@@ -31,9 +31,9 @@ template <int WIDE>
 DEVICE void load_codes(uint4 (&x)[4], const ActRows& acts) {
     uint32_t row;
     if (operand_row<WIDE>(row) && row < acts.n_rows) {
-        const uint8_t* codes = acts.records + row * acts.row_bytes + 64 * (threadIdx.x % 4);
+        const uint8_t* codes = acts.records + row * acts.row_bytes + 16 * (threadIdx.x % 4);
 #pragma unroll
-        for (int i = 0; i < 4; i++) x[i] = load16(codes + 16 * i);
+        for (int i = 0; i < 4; i++) x[i] = load16(codes + 64 * i);
     } else {
 #pragma unroll
         for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);

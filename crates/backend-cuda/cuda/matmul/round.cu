@@ -62,7 +62,7 @@ KERNEL(256, round_rows, RoundArgs) {
     }
 #pragma unroll
     for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(v[i]));
-    const uint32_t at = lane % 4 * 64 + lane / 4 * 8;
+    const uint32_t at = lane / 8 * 64 + lane % 4 * 16 + lane / 4 % 2 * 8;
     largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 2));
     if (a.by_32) {

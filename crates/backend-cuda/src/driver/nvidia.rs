@@ -150,8 +150,11 @@ impl Nvidia {
         }
         let sms = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.unsigned_abs();
         let shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        let kernels = Kernels::find(arch)
-            .map_err(|why| OpenError::NoKernels { name: name.clone(), arch, why })?;
+        let kernels = Kernels::find(arch).map_err(|why| OpenError::NoKernels {
+            name: name.clone(),
+            arch,
+            why,
+        })?;
         // SAFETY: `device` was given out by the driver; it is released when `Nvidia` is dropped.
         let context = unsafe { result::primary_ctx::retain(device) };
         let context = context.map_err(refused("a context"))?;
@@ -206,9 +209,7 @@ fn find(ordinal: usize) -> std::result::Result<sys::CUdevice, OpenError> {
     }
     let mut found = 0;
     // SAFETY: writes one int; the function exists in every driver.
-    unsafe { sys::cuDriverGetVersion(&raw mut found) }
-        .result()
-        .map_err(refused("its version"))?;
+    unsafe { sys::cuDriverGetVersion(&raw mut found) }.result().map_err(refused("its version"))?;
     if found < DRIVER_MIN {
         return Err(OpenError::OldDriver { found });
     }
@@ -286,20 +287,23 @@ impl Driver for Nvidia {
     fn zero(&self, to: DevicePtr, bytes: usize) -> Result<()> {
         self.bind()?;
         // SAFETY: the range lies within one buffer.
-        unsafe { result::memset_d8_async(to.0, 0, bytes, self.stream) }.map_err(lost("filling memory"))
+        unsafe { result::memset_d8_async(to.0, 0, bytes, self.stream) }
+            .map_err(lost("filling memory"))
     }
 
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
         self.bind()?;
         // SAFETY: the range lies within one buffer. The host's memory is pageable: the driver has
         // copied it when the call returns.
-        unsafe { result::memcpy_htod_async(to.0, from, self.stream) }.map_err(lost("writing memory"))
+        unsafe { result::memcpy_htod_async(to.0, from, self.stream) }
+            .map_err(lost("writing memory"))
     }
 
     fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
         self.bind()?;
         // SAFETY: the range lies within one buffer, and the wait below comes before `to` is used.
-        unsafe { result::memcpy_dtoh_async(to, from.0, self.stream) }.map_err(lost("reading memory"))?;
+        unsafe { result::memcpy_dtoh_async(to, from.0, self.stream) }
+            .map_err(lost("reading memory"))?;
         self.wait()
     }
 
@@ -347,7 +351,8 @@ impl Driver for Nvidia {
             unsafe { result::stream::end_capture(self.stream) }.map_err(lost("recording"))?;
         let flags = sys::CUgraphInstantiate_flags(0);
         // SAFETY: the graph was just made.
-        let exec = unsafe { result::graph::instantiate(graph, flags) }.map_err(lost("recording"))?;
+        let exec =
+            unsafe { result::graph::instantiate(graph, flags) }.map_err(lost("recording"))?;
         // SAFETY: as above.
         unsafe { result::graph::upload(exec, self.stream) }.map_err(lost("recording"))?;
         let mut recordings = lock(&self.recordings);

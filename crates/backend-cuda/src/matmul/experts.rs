@@ -145,7 +145,13 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// As many rows at a time as the workspace holds. `add`: the sum is added to the output.
     fn run(&self, bank: &Bank<'_>, shared: Option<&Bank<'_>>, add: bool) -> Result<()> {
-        assert_eq!(self.x.cols, bank.gate.cols(), "{}: width of {}", self.x.label, bank.gate.name());
+        assert_eq!(
+            self.x.cols,
+            bank.gate.cols(),
+            "{}: width of {}",
+            self.x.label,
+            bank.gate.name()
+        );
         assert_eq!(self.out.cols, bank.down.rows(), "{}: outputs", self.out.label);
         let per_row = bank.used() + usize::from(shared.is_some());
         let chunks = bank.gate.chunks().max(per_row * bank.down.chunks());
@@ -185,13 +191,8 @@ impl Rows<'_> {
         let all_pairs = pairs + shared.map_or(0, |_| n_rows);
         gpu.launch(&UP, Launch::grid2(inner.div_ceil(16), all_pairs, 256), &up)?;
 
-        let h = Values {
-            x: ws.hidden(),
-            stride: inner,
-            cols: inner,
-            n_slices: 1,
-            n_rows: all_pairs,
-        };
+        let h =
+            Values { x: ws.hidden(), stride: inner, cols: inner, n_slices: 1, n_rows: all_pairs };
         h.round(gpu, ws, banks().map(|b| b.down.layout()))?;
         let source = h.source(ws, bank.down.layout(), 0);
         let shared_source = shared.map(|s| h.source(ws, s.down.layout(), pairs));

@@ -182,9 +182,8 @@ impl Matrix {
         };
         let chunks = t.cols.div_ceil(CHUNK_COLS);
         let panels = (STAGING / (CHUNK_ROWS * row_bytes)).max(1);
-        let staging = gpu.alloc("weights on their way", {
-            row_bytes * rows.min(panels * CHUNK_ROWS)
-        })?;
+        let staging =
+            gpu.alloc("weights on their way", { row_bytes * rows.min(panels * CHUNK_ROWS) })?;
         for (part, bytes) in t.data.bytes().chunks(rows * row_bytes).take(parts).enumerate() {
             let first = part * rows.div_ceil(CHUNK_ROWS);
             for (i, piece) in bytes.chunks(panels * CHUNK_ROWS * row_bytes).enumerate() {

@@ -87,7 +87,11 @@ impl Emulator {
                 job.args_bytes as u32,
             )
         };
-        assert_eq!(code, 0, "{:?} {:?}: emulate.cpp says what the code means", job.kernel, job.launch);
+        assert_eq!(
+            code, 0,
+            "{:?} {:?}: emulate.cpp says what the code means",
+            job.kernel, job.launch
+        );
         Ok(())
     }
 }
@@ -210,8 +214,7 @@ fn build() -> PathBuf {
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let work = || {
-            while let Some(job) =
-                jobs.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+            while let Some(job) = jobs.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
             {
                 compile(job);
             }

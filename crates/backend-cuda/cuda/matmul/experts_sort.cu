@@ -1,0 +1,136 @@
+// Sorts pairs of a row and one of its experts by expert, in their order within each, and cuts every
+// expert's pairs into tiles.
+#include "common.cuh"
+
+struct SortArgs {
+    const uint32_t* ids;
+    // [experts + 1]: where an expert's pairs begin.
+    uint32_t* starts;
+    // Pair by place, and place by pair; a pair whose id the model lacks has place ~0.
+    uint32_t *pairs, *places;
+    uint32_t n_pairs, n_experts;
+};
+
+// One block for each expert; a thread takes a run of pairs.
+KERNEL(256, experts_sort, SortArgs) {
+    SHARED uint32_t before[8], own[8];
+    const uint32_t expert = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t run = (a.n_pairs + blockDim.x - 1) / blockDim.x;
+    const uint32_t first = min(threadIdx.x * run, a.n_pairs), end = min(first + run, a.n_pairs);
+    uint32_t less = 0, equal = 0;
+    for (uint32_t i = first; i < end; i++) {
+        const uint32_t id = a.ids[i];
+        less += id < expert;
+        equal += id == expert;
+        if (expert == 0 && id >= a.n_experts) a.places[i] = 0xffffffffu;
+    }
+    uint32_t rank = equal;
+    for (int o = 1; o < 32; o *= 2) {
+        const uint32_t other = __shfl_up_sync(FULL_WARP, rank, o);
+        if (lane >= uint32_t(o)) rank += other;
+        less += __shfl_xor_sync(FULL_WARP, less, o);
+    }
+    if (lane == 31) {
+        own[warp] = rank;
+        before[warp] = less;
+    }
+    __syncthreads();
+    uint32_t start = 0, count = 0;
+    rank -= equal;
+    for (uint32_t w = 0; w < blockDim.x / 32; w++) {
+        if (w < warp) rank += own[w];
+        start += before[w];
+        count += own[w];
+    }
+    if (threadIdx.x == 0) {
+        a.starts[expert] = start;
+        if (expert + 1 == a.n_experts) a.starts[expert + 1] = start + count;
+    }
+    for (uint32_t i = first; i < end; i++) {
+        if (a.ids[i] != expert) continue;
+        a.pairs[start + rank] = i;
+        a.places[i] = start + rank;
+        rank++;
+    }
+}
+
+// Up to `columns` pairs of one expert.
+struct Tile {
+    uint32_t expert, first, count, unused;
+};
+
+struct TilesArgs {
+    const uint32_t* starts;
+    Tile* tiles;
+    uint32_t n_experts, columns, max_tiles, unused;
+};
+
+#define MAX_EXPERTS 1024
+
+KERNEL(256, experts_tiles, TilesArgs) {
+    SHARED uint32_t counts[MAX_EXPERTS];
+    for (uint32_t e = threadIdx.x; e < a.n_experts; e += blockDim.x) {
+        counts[e] = (a.starts[e + 1] - a.starts[e] + a.columns - 1) / a.columns;
+    }
+    __syncthreads();
+    uint32_t total = 0;
+    for (uint32_t e = 0; e < a.n_experts; e++) {
+        if (e % blockDim.x == threadIdx.x) {
+            for (uint32_t i = 0; i < counts[e]; i++) {
+                const uint32_t first = a.starts[e] + i * a.columns;
+                const uint32_t count = min(a.columns, a.starts[e + 1] - first);
+                a.tiles[total + i] = {e, first, count, 0};
+            }
+        }
+        total += counts[e];
+    }
+    for (uint32_t i = total + threadIdx.x; i < a.max_tiles; i += blockDim.x) {
+        a.tiles[i] = {0, 0, 0, 0};
+    }
+}
+
+struct SumArgs {
+    // [places, cols]
+    const float* y;
+    const uint32_t* places;
+    float* out;
+    uint32_t used, cols, n_rows, unused;
+};
+
+// The results of a row's experts, in the order of their selection.
+KERNEL(256, experts_sum, SumArgs) {
+    const uint32_t row = blockIdx.y, column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= a.cols) return;
+    float sum = 0;
+    for (uint32_t i = 0; i < a.used; i++) {
+        const uint32_t place = a.places[row * a.used + i];
+        sum += place == 0xffffffffu ? __uint_as_float(0x7fc00000)
+                                    : a.y[uint64_t(place) * a.cols + column];
+    }
+    a.out[uint64_t(row) * a.cols + column] = sum;
+}
+
+struct GatedArgs {
+    float* gate;
+    const float* up;
+    float clamp;
+    uint32_t count;
+};
+
+// gate = silu(min(gate, clamp)) * clamp(up): between the shared expert's products.
+KERNEL(256, experts_gated, GatedArgs) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < a.count) a.gate[i] = swiglu_value(a.gate[i], a.up[i], a.clamp);
+}
+
+struct AddArgs {
+    float* out;
+    const float* y;
+    uint32_t count, unused;
+};
+
+// out += y.
+KERNEL(256, experts_add, AddArgs) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < a.count) a.out[i] += a.y[i];
+}
