@@ -10,9 +10,9 @@ use super::lanes::{gather_f16, sum_each, widen};
 use crate::dot::{Out, RoundedRows, Weights, picked};
 
 /// Rows side by side.
-const ROWS: usize = 8;
+pub(super) const ROWS: usize = 8;
 
-/// Any format but Q8_0.
+/// Any format but Q8_0 and IQ2_XXS.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn blocks<F: Format>(
     w: &Weights<'_>,
@@ -147,7 +147,7 @@ pub(super) unsafe fn q8_0(
 
 /// Eight rows from `first` on; past the end the last one stands in, and its results are dropped.
 #[inline]
-fn rows_from(w: &Weights<'_>, first: usize) -> [*const u8; ROWS] {
+pub(super) fn rows_from(w: &Weights<'_>, first: usize) -> [*const u8; ROWS] {
     std::array::from_fn(|r| w.row((first + r).min(w.rows() - 1)).as_ptr())
 }
 
@@ -155,7 +155,7 @@ fn rows_from(w: &Weights<'_>, first: usize) -> [*const u8; ROWS] {
 /// comes. Requests past the end do nothing.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usize) {
+pub(super) fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usize) {
     let next = w.row(first).as_ptr().wrapping_add(ROWS * w.row_bytes() + offset);
     for line in 0..(ROWS * block_bytes).div_ceil(64) {
         _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64 * line).cast());
@@ -164,7 +164,7 @@ fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usiz
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(acc: __m256, out: &mut Out<'_>, n: usize, first: usize) {
+pub(super) fn store(acc: __m256, out: &mut Out<'_>, n: usize, first: usize) {
     let mut lanes = [0f32; ROWS];
     // SAFETY: the array has the vector's eight floats.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), acc) };

@@ -5,6 +5,7 @@ mod formats;
 mod gemm;
 mod gemm_q8_0;
 mod gemv;
+mod gemv_iq2_xxs;
 mod lanes;
 mod quantize;
 mod vnni;
@@ -68,7 +69,7 @@ unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &
             TensorType::Q4K => gemm::blocks::<Q4K>(w, rows, index, out, scratch),
             TensorType::Q6K if few => gemv::blocks::<Q6K>(w, rows, index, out),
             TensorType::Q6K => gemm::blocks::<Q6K>(w, rows, index, out, scratch),
-            TensorType::Iq2Xxs if few => gemv::blocks::<Iq2Xxs>(w, rows, index, out),
+            TensorType::Iq2Xxs if few => gemv_iq2_xxs::iq2_xxs(w, rows, index, out),
             TensorType::Iq2Xxs => gemm::blocks::<Iq2Xxs>(w, rows, index, out, scratch),
             // `Kernels::matmul` has compared the formats.
             ty => unreachable!("{ty} has no int8 products"),
