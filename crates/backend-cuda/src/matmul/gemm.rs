@@ -6,7 +6,7 @@ use backend::Result;
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::workspace::{RECORD_32, RECORD_256, Workspace};
-use super::{CHUNK_COLS, unsupported};
+use super::unsupported;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
 pub(super) const THREADS: u32 = 256;
@@ -40,17 +40,16 @@ pub(super) struct Tiled {
 
 /// Bytes of shared memory of a block (`gemm.cuh`).
 pub(super) fn shared_bytes(layout: Layout, columns: usize) -> usize {
-    let (chunk, rest) = match layout {
-        Layout::Q8_0 => (4352, RECORD_32 - CHUNK_COLS),
-        Layout::Mxfp4 => (2176, RECORD_32 - CHUNK_COLS),
-        Layout::Q2K => (1344, 36),
-        Layout::Q4K => (2368, 36),
-        Layout::Q6K => (3360, 36),
-        Layout::Iq2Xxs => (1120, 36),
+    let (chunk, record) = match layout {
+        Layout::Q8_0 => (4352, RECORD_32),
+        Layout::Mxfp4 => (2176, RECORD_32),
+        Layout::Q2K => (1344, RECORD_256),
+        Layout::Q4K => (2368, RECORD_256),
+        Layout::Q6K => (3360, RECORD_256),
+        Layout::Iq2Xxs => (1120, RECORD_256),
         Layout::F32 | Layout::F16 | Layout::BF16 => return 0,
     };
-    debug_assert!(rest <= RECORD_256 - CHUNK_COLS);
-    STAGES * (PANELS * chunk + columns * (CHUNK_COLS + rest))
+    STAGES * (PANELS * chunk + columns * record)
 }
 
 /// The widest kernel whose blocks fit into the device's shared memory.
