@@ -146,7 +146,7 @@ fn check(shape: &Shape, shared_max: usize) -> Result<()> {
         }),
     };
     let heads = attend::shared_bytes(c.head_dim) <= shared_max && c.head_dim <= attend::DIM_MAX;
-    let dim_max = attend::DIM_MAX.min(shared_max / attend::shared_bytes(1));
+    let dim_max = attend::DIM_MAX.min(shared_max / attend::shared_bytes(4) * 4);
     need(heads, "attention.key_length", format!("at most {dim_max}"), c.head_dim)?;
     let rope_max = 2 * rope_tail::PAIRS_MAX;
     let rope = c.rope_dim <= rope_max;
