@@ -24,62 +24,60 @@ struct ExpertsArgs {
     uint32_t unused;
 };
 
+// Where the records of a tile's columns are, in units of 16 bytes: by their places, or by the rows of
+// their pairs. Columns behind the end repeat the last.
+template <bool BY_PLACE>
+DEVICE void find_columns(uint32_t* columns, uint32_t n, const ExpertsArgs& a, const Tile& tile) {
+    for (uint32_t i = threadIdx.x; i < n; i += GEMM_THREADS) {
+        const uint32_t place = tile.first + min(i, tile.count - 1);
+        columns[i] = (BY_PLACE ? place : a.pairs[place] / a.used) * (a.x_row_bytes / 16);
+    }
+}
+
+// The results of a tile: panels `panel` of either matrix, or 8 panels of one.
 template <class F, int N>
-struct ExpertProduct {
+DEVICE void expert_product(Gemm<F, N>& product, const ExpertsArgs& a, const Tile& tile, bool gated) {
     typedef Gemm<F, N> Product;
-
-    // The records of a tile's columns; behind its end they repeat the last.
-    template <bool BY_PLACE>
-    static MEMBER void find_columns(const uint8_t** columns, const ExpertsArgs& a, const Tile& tile) {
-        for (uint32_t i = threadIdx.x; i < Product::COLUMNS; i += GEMM_THREADS) {
-            const uint32_t place = tile.first + min(i, tile.count - 1);
-            const uint32_t row = BY_PLACE ? place : a.pairs[place] / a.used;
-            columns[i] = a.x + uint64_t(row) * a.x_row_bytes;
-        }
+    DYNAMIC_SHARED(uint8_t, shared);
+    SHARED uint32_t columns[Product::COLUMNS];
+    SHARED uint32_t grid[F::GRID > 0 ? 256 * F::GRID : 1];
+    const uint32_t warp = threadIdx.x / 32;
+    if (gated) {
+        find_columns<false>(columns, Product::COLUMNS, a, tile);
+    } else {
+        find_columns<true>(columns, Product::COLUMNS, a, tile);
     }
-
-    static MEMBER uint32_t panel_of(const Matrix& m, uint32_t panel) {
-        return min(panel, (m.rows - 1) / CHUNK_ROWS);
-    }
-
-    // Column of the tile and row of a panel of the lane's r-th result of the n-th eight columns.
-    static MEMBER uint32_t column_of(int n, int r) {
-        return threadIdx.x / 128 * (8 * N) + 8 * n + threadIdx.x % 4 * 2 + r % 2;
-    }
-    static MEMBER uint32_t row_of(int r) { return threadIdx.x % 32 / 4 + r / 2 * 8; }
-};
+    if constexpr (F::GRID > 0) copy_grid<F::GRID>(grid, a.grid);
+    __syncthreads();
+    // Gate and up take turns, so that a warp has a panel of each.
+    const Matrix& m = gated && warp % 2 ? a.up : a.m;
+    const uint32_t panel = gated ? blockIdx.y * (GEMM_PANELS / 2) + warp / 2
+                                 : blockIdx.y * GEMM_PANELS + warp;
+    Operands in;
+    in.chunks = chunks_of(m.cols);
+    in.panel = m.w + tile.expert * m.expert_bytes +
+               uint64_t(min(panel, (m.rows - 1) / CHUNK_ROWS)) * in.chunks * F::CHUNK;
+    in.records = a.x;
+    in.columns = columns;
+    in.n_columns = (tile.count + 7) / 8 * 8;
+    product.run(shared, in, grid + (F::GRID > 0 ? threadIdx.x % F::GRID : 0));
+}
 
 // out = weight * silu(min(gate, clamp)) * clamp(up): a warp has a panel of each, of the same rows.
 template <class F, int N>
 DEVICE void experts_gemm_up(const ExpertsArgs& a) {
-    typedef ExpertProduct<F, N> Experts;
     typedef Gemm<F, N> Product;
-    DYNAMIC_SHARED(uint8_t, shared);
-    SHARED const uint8_t* columns[Product::COLUMNS];
-    SHARED uint32_t grid[F::GRID > 0 ? 256 * F::GRID : 1];
     const Tile tile = a.tiles[blockIdx.x];
-    const uint32_t first_panel = blockIdx.y * (GEMM_PANELS / 2);
+    const uint32_t first_panel = blockIdx.y * (GEMM_PANELS / 2), lane = threadIdx.x % 32;
     if (tile.count == 0 || first_panel * CHUNK_ROWS >= a.m.rows) return;
-    Experts::template find_columns<false>(columns, a, tile);
-    if constexpr (F::GRID > 0) copy_grid<F::GRID>(grid, a.grid);
-    __syncthreads();
-    typename Product::Operands in;
-    in.columns = columns;
-    in.chunks = chunks_of(a.m.cols);
-#pragma unroll
-    for (uint32_t p = 0; p < GEMM_PANELS; p++) {
-        const Matrix& m = p % 2 ? a.up : a.m;
-        const uint32_t panel = Experts::panel_of(m, first_panel + p / 2);
-        in.panels[p] = m.w + tile.expert * m.expert_bytes + uint64_t(panel) * in.chunks * F::CHUNK;
-    }
     Product product;
-    product.run(shared, in, grid + (F::GRID > 0 ? threadIdx.x % F::GRID : 0));
+    expert_product(product, a, tile, true);
     const uint32_t panel = first_panel + threadIdx.x / 32 % 4;
 #pragma unroll
     for (int i = 0; i < N * 4; i++) {
         const int n = i / 4, r = i % 4;
-        const uint32_t row = panel * CHUNK_ROWS + Experts::row_of(r);
-        const uint32_t column = Experts::column_of(n, r);
+        const uint32_t row = panel * CHUNK_ROWS + lane / 4 + r / 2 * 8;
+        const uint32_t column = Product::eight(n) + lane % 4 * 2 + r % 2;
         if (column >= tile.count || row >= a.m.rows) continue;
         const uint32_t place = tile.first + column;
         const float value = swiglu_value(product.acc[0][n][r], product.acc[1][n][r], a.clamp);
@@ -89,34 +87,18 @@ DEVICE void experts_gemm_up(const ExpertsArgs& a) {
 
 template <class F, int N>
 DEVICE void experts_gemm_down(const ExpertsArgs& a) {
-    typedef ExpertProduct<F, N> Experts;
     typedef Gemm<F, N> Product;
-    DYNAMIC_SHARED(uint8_t, shared);
-    SHARED const uint8_t* columns[Product::COLUMNS];
-    SHARED uint32_t grid[F::GRID > 0 ? 256 * F::GRID : 1];
     const Tile tile = a.tiles[blockIdx.x];
-    const uint32_t first_panel = blockIdx.y * GEMM_PANELS;
+    const uint32_t first_panel = blockIdx.y * GEMM_PANELS, lane = threadIdx.x % 32;
     if (tile.count == 0 || first_panel * CHUNK_ROWS >= a.m.rows) return;
-    Experts::template find_columns<true>(columns, a, tile);
-    if constexpr (F::GRID > 0) copy_grid<F::GRID>(grid, a.grid);
-    __syncthreads();
-    typename Product::Operands in;
-    in.columns = columns;
-    in.chunks = chunks_of(a.m.cols);
-#pragma unroll
-    for (uint32_t p = 0; p < GEMM_PANELS; p++) {
-        const uint32_t panel = Experts::panel_of(a.m, first_panel + p);
-        in.panels[p] =
-            a.m.w + tile.expert * a.m.expert_bytes + uint64_t(panel) * in.chunks * F::CHUNK;
-    }
     Product product;
-    product.run(shared, in, grid + (F::GRID > 0 ? threadIdx.x % F::GRID : 0));
+    expert_product(product, a, tile, false);
 #pragma unroll
     for (int i = 0; i < 2 * N * 4; i++) {
         const int p = i / (4 * N), n = i / 4 % N, r = i % 4;
         const uint32_t panel = first_panel + threadIdx.x / 32 % 4 * 2 + p;
-        const uint32_t row = panel * CHUNK_ROWS + Experts::row_of(r);
-        const uint32_t column = Experts::column_of(n, r);
+        const uint32_t row = panel * CHUNK_ROWS + lane / 4 + r / 2 * 8;
+        const uint32_t column = Product::eight(n) + lane % 4 * 2 + r % 2;
         if (column >= tile.count || row >= a.m.rows) continue;
         a.out[uint64_t(tile.first + column) * a.m.rows + row] = product.acc[p][n][r];
     }

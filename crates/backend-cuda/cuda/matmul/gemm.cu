@@ -18,7 +18,7 @@ template <class F, int N>
 DEVICE void gemm(const GemmArgs& a) {
     typedef Gemm<F, N> Product;
     DYNAMIC_SHARED(uint8_t, shared);
-    SHARED const uint8_t* columns[Product::COLUMNS];
+    SHARED uint32_t columns[Product::COLUMNS];
     SHARED uint32_t grid[F::GRID > 0 ? 256 * F::GRID : 1];
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t group_rows = a.m.rows / a.groups;
@@ -28,28 +28,25 @@ DEVICE void gemm(const GemmArgs& a) {
     if (first_panel * CHUNK_ROWS >= end_row) return;
     for (uint32_t i = threadIdx.x; i < Product::COLUMNS; i += GEMM_THREADS) {
         // Columns behind the end repeat the last and are not stored.
-        const uint32_t row = min(first_column + i, a.n_rows - 1);
-        columns[i] = a.x + uint64_t(blockIdx.z) * a.x_slice_bytes + uint64_t(row) * a.x_row_bytes;
+        columns[i] = min(first_column + i, a.n_rows - 1) * (a.x_row_bytes / 16);
     }
     if constexpr (F::GRID > 0) copy_grid<F::GRID>(grid, a.grid);
     __syncthreads();
 
-    typename Product::Operands in;
-    in.columns = columns;
+    const uint32_t panel = min(first_panel + warp, (end_row - 1) / CHUNK_ROWS);
+    Operands in;
     in.chunks = chunks_of(a.m.cols);
-    const uint32_t last_panel = (end_row - 1) / CHUNK_ROWS;
-#pragma unroll
-    for (uint32_t p = 0; p < GEMM_PANELS; p++) {
-        const uint32_t panel = min(first_panel + p, last_panel);
-        in.panels[p] = a.m.w + uint64_t(panel) * in.chunks * F::CHUNK;
-    }
+    in.panel = a.m.w + uint64_t(panel) * in.chunks * F::CHUNK;
+    in.records = a.x + uint64_t(blockIdx.z) * a.x_slice_bytes;
+    in.columns = columns;
+    in.n_columns = min((a.n_rows - first_column + 7) / 8 * 8, uint32_t(Product::COLUMNS));
     Product product;
     product.run(shared, in, grid + (F::GRID > 0 ? lane % F::GRID : 0));
 #pragma unroll
     for (int i = 0; i < 2 * N * 4; i++) {
         const int p = i / (4 * N), n = i / 4 % N, r = i % 4;
         const uint32_t row = (first_panel + warp % 4 * 2 + p) * CHUNK_ROWS + lane / 4 + r / 2 * 8;
-        const uint32_t column = first_column + warp / 4 * (8 * N) + 8 * n + lane % 4 * 2 + r % 2;
+        const uint32_t column = first_column + Product::eight(n) + lane % 4 * 2 + r % 2;
         if (row >= first_row && row < end_row && column < a.n_rows) {
             a.out[uint64_t(column) * a.out_stride + row] = product.acc[p][n][r];
         }

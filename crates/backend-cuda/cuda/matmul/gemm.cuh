@@ -1,10 +1,10 @@
 // A block's part of a product with many rows of activations: 8 panels of weights times COLUMNS
 // activation rows.
 //
-// Chunks of weights and of activations are copied to shared memory ahead of use. Warps are 4 along
-// the weights, two panels each, and 2 along the activations. What is added in which order is as in
-// product.cuh but for the panels' division among warps, so that a row's bits do not depend on the
-// other rows.
+// Chunks of weights and of activations are copied to shared memory ahead of use, a panel by each
+// warp. Warps are 4 along the weights, two panels each, and 2 along the activations, which take turns
+// of eight columns. Chunks are added in ascending order, whatever the other columns are, so that a
+// row's bits do not depend on the other rows.
 #pragma once
 #include "copy.cuh"
 #include "formats.cuh"
@@ -13,7 +13,18 @@
 #define GEMM_THREADS 256
 #define STAGES 2
 
-// Eight columns of results are one tile of the tensor cores; a warp has N of them.
+// Where a thread's operands come from.
+struct Operands {
+    // The warp's panel: a run of chunks.
+    const uint8_t* panel;
+    // Records of activations, and where every column's first one is, in units of 16 bytes; in shared
+    // memory.
+    const uint8_t* records;
+    const uint32_t* columns;
+    uint32_t chunks, n_columns;
+};
+
+// Eight columns of results are one tile of the tensor cores; a warp has up to N of them.
 template <class F, int N>
 struct Gemm {
     enum {
@@ -21,96 +32,85 @@ struct Gemm {
         RECORD = F::KIND == PER_TILE ? ACT32_RECORD : ACT256_RECORD,
         WEIGHTS = GEMM_PANELS * F::CHUNK,
         CODES = COLUMNS * CHUNK_COLS,
-        // PER_TILE: scales as [tile][column]; else [column] scales, then [column][32] sums.
-        REST = COLUMNS * (F::KIND == PER_TILE ? 4 * TILES : 4 + 32),
-        STAGE = WEIGHTS + CODES + REST,
-        SHARED_BYTES = STAGES * STAGE,
-    };
-
-    // Where a block's operands come from.
-    struct Operands {
-        // The panels, each a run of chunks.
-        const uint8_t* panels[GEMM_PANELS];
-        // The record of every column's first chunk: in shared memory.
-        const uint8_t* const* columns;
-        uint32_t chunks;
+        // What follows a record's codes.
+        TAIL = RECORD - CHUNK_COLS,
+        STAGE = WEIGHTS + CODES + COLUMNS * TAIL,
     };
 
     float acc[2][N][4];
 
     static MEMBER void copy_chunk(uint8_t* stage, const Operands& in, uint32_t chunk) {
-        const uint32_t per_panel = F::CHUNK / 16;
+        const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        const uint8_t* from = in.panel + uint64_t(chunk) * F::CHUNK + 16 * lane;
+        uint8_t* to = stage + warp * F::CHUNK + 16 * lane;
 #pragma unroll
-        for (uint32_t p = 0; p < GEMM_PANELS; p++) {
-            const uint8_t* from = in.panels[p] + uint64_t(chunk) * F::CHUNK;
-            for (uint32_t i = threadIdx.x; i < per_panel; i += GEMM_THREADS) {
-                copy_16(stage + p * F::CHUNK + 16 * i, from + 16 * i);
-            }
+        for (uint32_t i = 0; i < F::CHUNK; i += 512) {
+            if (i + 512 <= F::CHUNK || i + 16 * lane < F::CHUNK) copy_16(to + i, from + i);
         }
+        const uint8_t* records = in.records + chunk * RECORD;
         uint8_t* codes = stage + WEIGHTS;
-        uint8_t* rest = codes + CODES;
-        for (uint32_t i = threadIdx.x; i < COLUMNS * 16; i += GEMM_THREADS) {
-            const uint32_t column = i / 16, at = i % 16;
-            const uint8_t* from = in.columns[column] + uint64_t(chunk) * RECORD;
+        const uint32_t at = threadIdx.x % 16;
+#pragma unroll
+        for (uint32_t i = 0; i < COLUMNS; i += GEMM_THREADS / 16) {
+            const uint32_t column = i + threadIdx.x / 16;
+            if (column >= in.n_columns) break;
+            const uint8_t* record = records + uint64_t(in.columns[column]) * 16;
             // Odd columns are turned by 64 bytes, so that eight lanes meet in no bank.
-            copy_16(codes + column * CHUNK_COLS + 16 * (at ^ (column % 2 * 4)), from + 16 * at);
+            copy_16(codes + column * CHUNK_COLS + 16 * (at ^ (column % 2 * 4)), record + 16 * at);
         }
-        if constexpr (F::KIND == PER_TILE) {
-            for (uint32_t i = threadIdx.x; i < COLUMNS * TILES; i += GEMM_THREADS) {
-                const uint32_t column = i / TILES, tile = i % TILES;
-                const uint8_t* from = in.columns[column] + uint64_t(chunk) * RECORD;
-                copy_4(rest + 4 * (tile * COLUMNS + column), from + ACT_SCALES + 4 * tile);
-            }
-        } else {
-            for (uint32_t i = threadIdx.x; i < COLUMNS; i += GEMM_THREADS) {
-                const uint8_t* from = in.columns[i] + uint64_t(chunk) * RECORD;
-                copy_4(rest + 4 * i, from + ACT256_SCALE);
-                if constexpr (F::MINS) {
-                    copy_16(rest + 4 * COLUMNS + 32 * i, from + ACT_SCALES);
-                    copy_16(rest + 4 * COLUMNS + 32 * i + 16, from + ACT_SCALES + 16);
-                }
-            }
+        for (uint32_t i = threadIdx.x; i < in.n_columns * (TAIL / 16); i += GEMM_THREADS) {
+            const uint32_t column = i / (TAIL / 16), part = i % (TAIL / 16);
+            const uint8_t* record = records + uint64_t(in.columns[column]) * 16;
+            copy_16(codes + CODES + column * TAIL + 16 * part, record + CHUNK_COLS + 16 * part);
         }
     }
 
-    // The lane's codes of tiles 2 pair and 2 pair + 1, for the warp's n-th eight columns.
-    static MEMBER uint4 codes_of(const uint8_t* codes, uint32_t first, uint32_t n, uint32_t pair) {
-        const uint32_t column = first + 8 * n + threadIdx.x % 32 / 4;
+    // The first column of the warp's n-th eight.
+    static MEMBER uint32_t eight(int n) { return (2 * n + threadIdx.x / 128) * 8; }
+
+    // The lane's codes of tiles 2 pair and 2 pair + 1.
+    static MEMBER uint4 codes_of(const uint8_t* codes, int n, uint32_t pair) {
+        const uint32_t column = eight(n) + threadIdx.x % 32 / 4;
         const uint32_t at = (4 * pair + threadIdx.x % 4) ^ (column % 2 * 4);
         return load16(codes + column * CHUNK_COLS + 16 * at);
     }
 
+    // What follows the codes of result column 2t.
+    static MEMBER const uint8_t* tail_of(const uint8_t* codes, int n) {
+        return codes + CODES + (eight(n) + threadIdx.x % 4 * 2) * TAIL;
+    }
+
+    template <int ACTIVE>
     MEMBER void multiply_per_tile(const typename F::Raw (&w)[2], const uint8_t* codes,
-                                  uint32_t first, const uint32_t* grid) {
-        const float* scales = reinterpret_cast<const float*>(codes + CODES);
+                                  const uint32_t* grid) {
 #pragma unroll
         for (int pair = 0; pair < TILES / 2; pair++) {
-            uint4 x[N];
+            uint32_t a[2][2][4];
+            float d[2][2][2];
 #pragma unroll
-            for (int n = 0; n < N; n++) x[n] = codes_of(codes, first, n, pair);
+            for (int i = 0; i < 4; i++) {
+                const int j = i / 2, p = i % 2;
+                F::tile(a[j][p], w[p], 2 * pair + j, grid);
+                d[j][p][0] = F::scale(w[p], 2 * pair + j, 0);
+                d[j][p][1] = F::scale(w[p], 2 * pair + j, 1);
+            }
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                const int i = 2 * pair + j;
-                uint32_t a[2][4];
-                float d[2][2];
+            for (int n = 0; n < ACTIVE; n++) {
+                const uint4 x = codes_of(codes, n, pair);
+                // Scales of both tiles, of either column.
+                const uint8_t* tail = tail_of(codes, n) + 8 * pair;
+                const float2 even = *reinterpret_cast<const float2*>(tail);
+                const float2 odd = *reinterpret_cast<const float2*>(tail + TAIL);
 #pragma unroll
-                for (int p = 0; p < 2; p++) {
-                    F::tile(a[p], w[p], i, grid);
-                    d[p][0] = F::scale(w[p], i, 0), d[p][1] = F::scale(w[p], i, 1);
-                }
+                for (int i = 0; i < 4; i++) {
+                    const int j = i / 2, p = i % 2;
+                    int c[4];
+                    mma_s8_from(c, INT_IN_FLOAT, a[j][p], word(x, 2 * j), word(x, 2 * j + 1));
 #pragma unroll
-                for (int n = 0; n < N; n++) {
-                    const float2 s = *reinterpret_cast<const float2*>(
-                        scales + i * COLUMNS + first + 8 * n + threadIdx.x % 4 * 2);
-#pragma unroll
-                    for (int p = 0; p < 2; p++) {
-                        int c[4] = {INT_IN_FLOAT, INT_IN_FLOAT, INT_IN_FLOAT, INT_IN_FLOAT};
-                        mma_s8(c, a[p], word(x[n], 2 * j), word(x[n], 2 * j + 1));
-#pragma unroll
-                        for (int r = 0; r < 4; r++) {
-                            const float scale = d[p][r / 2] * (r % 2 ? s.y : s.x);
-                            acc[p][n][r] = fmaf(float_of_sum(c[r]), scale, acc[p][n][r]);
-                        }
+                    for (int r = 0; r < 4; r++) {
+                        const float2& s = r % 2 ? odd : even;
+                        const float scale = d[j][p][r / 2] * (j ? s.y : s.x);
+                        acc[p][n][r] = fmaf(float_of_sum(c[r]), scale, acc[p][n][r]);
                     }
                 }
             }
@@ -122,8 +122,8 @@ struct Gemm {
         if constexpr (F::KIND == CHAINED) {
             mma_s8(total, a, b0, b1);
         } else if constexpr (F::KIND == SCALED) {
-            int c[4] = {0, 0, 0, 0};
-            mma_s8(c, a, b0, b1);
+            int c[4];
+            mma_s8_from(c, 0, a, b0, b1);
 #pragma unroll
             for (int r = 0; r < 4; r++) total[r] += F::factor(w, i, r / 2) * c[r];
         } else {
@@ -131,52 +131,52 @@ struct Gemm {
             for (int part = 0; part < 2; part++) {
                 const uint32_t keep = (threadIdx.x % 4 / 2 == uint32_t(part)) ? 0xffffffffu : 0;
                 const uint32_t own[4] = {a[0] & keep, a[1] & keep, a[2] & keep, a[3] & keep};
-                int c[4] = {0, 0, 0, 0};
-                mma_s8(c, own, b0, b1);
+                int c[4];
+                mma_s8_from(c, 0, own, b0, b1);
 #pragma unroll
                 for (int r = 0; r < 4; r++) total[r] += F::factor(w, i, r / 2, part) * c[r];
             }
         }
     }
 
+    template <int ACTIVE>
     MEMBER void multiply_per_chunk(const typename F::Raw (&w)[2], const uint8_t* codes,
-                                   uint32_t first, const uint32_t* grid) {
-        int total[2][N][4];
+                                   const uint32_t* grid) {
+        int total[2][ACTIVE][4];
 #pragma unroll
-        for (int i = 0; i < 2 * N * 4; i++) total[i / (4 * N)][i / 4 % N][i % 4] = 0;
+        for (int i = 0; i < 2 * ACTIVE * 4; i++) total[i / (4 * ACTIVE)][i / 4 % ACTIVE][i % 4] = 0;
 #pragma unroll
         for (int pair = 0; pair < TILES / 2; pair++) {
-            uint4 x[N];
+            uint4 x[ACTIVE];
 #pragma unroll
-            for (int n = 0; n < N; n++) x[n] = codes_of(codes, first, n, pair);
+            for (int n = 0; n < ACTIVE; n++) x[n] = codes_of(codes, n, pair);
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
+            for (int i = 0; i < 4; i++) {
+                const int j = i / 2, p = i % 2;
+                uint32_t a[4];
+                F::tile(a, w[p], 2 * pair + j, grid);
 #pragma unroll
-                for (int p = 0; p < 2; p++) {
-                    uint32_t a[4];
-                    F::tile(a, w[p], 2 * pair + j, grid);
-#pragma unroll
-                    for (int n = 0; n < N; n++) {
-                        multiply_tile(total[p][n], w[p], a, 2 * pair + j, word(x[n], 2 * j),
-                                      word(x[n], 2 * j + 1));
-                    }
+                for (int n = 0; n < ACTIVE; n++) {
+                    multiply_tile(total[p][n], w[p], a, 2 * pair + j, word(x[n], 2 * j),
+                                  word(x[n], 2 * j + 1));
                 }
             }
         }
-        add_totals(w, total, codes, first);
+        add_totals<ACTIVE>(w, total, codes);
     }
 
-    MEMBER void add_totals(const typename F::Raw (&w)[2], const int (&total)[2][N][4],
-                           const uint8_t* codes, uint32_t first) {
-        const uint8_t* rest = codes + CODES;
+    template <int ACTIVE>
+    MEMBER void add_totals(const typename F::Raw (&w)[2], const int (&total)[2][ACTIVE][4],
+                           const uint8_t* codes) {
 #pragma unroll
-        for (int n = 0; n < N; n++) {
-            const float2 s = *reinterpret_cast<const float2*>(
-                rest + 4 * (first + 8 * n + threadIdx.x % 4 * 2));
+        for (int n = 0; n < ACTIVE; n++) {
+            const uint8_t* tail = tail_of(codes, n) + ACT256_SCALE - CHUNK_COLS;
+            const float even = *reinterpret_cast<const float*>(tail);
+            const float odd = *reinterpret_cast<const float*>(tail + TAIL);
             uint32_t high_sums = 0, rest_sums = 0;
             if constexpr (F::MINS) {
-                const uint8_t* sums = rest + 4 * COLUMNS + 4 * (threadIdx.x % 4) +
-                                      32 * (first + 8 * n + threadIdx.x % 32 / 4);
+                const uint32_t column = eight(n) + threadIdx.x % 32 / 4;
+                const uint8_t* sums = codes + CODES + column * TAIL + 4 * (threadIdx.x % 4);
                 high_sums = load4(sums), rest_sums = load4(sums + 16);
             }
 #pragma unroll
@@ -190,7 +190,7 @@ struct Gemm {
                 }
 #pragma unroll
                 for (int r = 0; r < 4; r++) {
-                    const float scale = r % 2 ? s.y : s.x;
+                    const float scale = r % 2 ? odd : even;
                     float& sum = acc[p][n][r];
                     sum = fmaf(float(total[p][n][r]), F::d(w[p], r / 2) * scale, sum);
                     if constexpr (F::MINS) {
@@ -202,11 +202,27 @@ struct Gemm {
         }
     }
 
+    // One chunk, for the warp's first ACTIVE eights of columns.
+    template <int ACTIVE>
+    MEMBER void multiply(const uint8_t* stage, const uint32_t* grid) {
+        const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        typename F::Raw w[2];
+#pragma unroll
+        for (int p = 0; p < 2; p++) F::load(w[p], stage + (warp % 4 * 2 + p) * F::CHUNK, lane);
+        if constexpr (F::KIND == PER_TILE) {
+            multiply_per_tile<ACTIVE>(w, stage + WEIGHTS, grid);
+        } else {
+            multiply_per_chunk<ACTIVE>(w, stage + WEIGHTS, grid);
+        }
+    }
+
     // All chunks. `grid` is the lane's copy of the grid, for formats that have one.
     MEMBER void run(uint8_t* shared, const Operands& in, const uint32_t* grid) {
-        const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
         for (int i = 0; i < 2 * N * 4; i++) acc[i / (4 * N)][i / 4 % N][i % 4] = 0;
+        // Eights of columns that this warp has.
+        const uint32_t eights = (in.n_columns + 7) / 8;
+        const uint32_t active = (eights + 1 - threadIdx.x / 128) / 2;
         copy_chunk(shared, in, 0);
         copies_begin();
         for (uint32_t chunk = 0; chunk < in.chunks; chunk++) {
@@ -217,16 +233,13 @@ struct Gemm {
             copies_wait<1>();
             __syncthreads();
             const uint8_t* stage = shared + chunk % STAGES * STAGE;
-            typename F::Raw w[2];
-#pragma unroll
-            for (int p = 0; p < 2; p++) {
-                F::load(w[p], stage + (warp % 4 * 2 + p) * F::CHUNK, lane);
-            }
-            const uint32_t first = warp / 4 * (8 * N);
-            if constexpr (F::KIND == PER_TILE) {
-                multiply_per_tile(w, stage + WEIGHTS, first, grid);
-            } else {
-                multiply_per_chunk(w, stage + WEIGHTS, first, grid);
+            // Few widths: each is a copy of the code.
+            if (active > N / 2) {
+                multiply<N>(stage, grid);
+            } else if (N >= 4 && active > N / 4) {
+                multiply<(N + 1) / 2>(stage, grid);
+            } else if (active > 0) {
+                multiply<(N + 3) / 4>(stage, grid);
             }
             __syncthreads();
         }

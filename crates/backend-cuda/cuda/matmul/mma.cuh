@@ -44,6 +44,11 @@ DEVICE void mma_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
     __syncwarp();
 }
 
+DEVICE void mma_s8_from(int (&c)[4], int start, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    for (int i = 0; i < 4; i++) c[i] = start;
+    mma_s8(c, a, b0, b1);
+}
+
 DEVICE void mma_s8_k16(int (&c)[4], const uint32_t (&a)[2], uint32_t b) {
     const MmaBox* box = mma_exchange(a, 2, b, 0);
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -80,6 +85,14 @@ DEVICE void mma_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
         "{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same from one integer in all places; the sum has registers of its own.
+DEVICE void mma_s8_from(int (&c)[4], int start, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%10,%10,%10,%10};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(start));
 }
 
 // The same with k = 16 in one step.

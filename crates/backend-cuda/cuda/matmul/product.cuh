@@ -60,8 +60,8 @@ DEVICE void add_per_tile(float (&acc)[4], const typename F::Raw& w, const uint4 
     for (int i = 0; i < TILES; i++) {
         uint32_t a[4];
         F::tile(a, w, i, grid);
-        int c[4] = {INT_IN_FLOAT, INT_IN_FLOAT, INT_IN_FLOAT, INT_IN_FLOAT};
-        mma_s8(c, a, word(x[i / 2], i % 2 * 2), word(x[i / 2], i % 2 * 2 + 1));
+        int c[4];
+        mma_s8_from(c, INT_IN_FLOAT, a, word(x[i / 2], i % 2 * 2), word(x[i / 2], i % 2 * 2 + 1));
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const float d = F::scale(w, i, half);
@@ -83,8 +83,8 @@ DEVICE void add_tile(int (&total)[4], const typename F::Raw& w, int i, uint32_t 
     if constexpr (F::KIND == CHAINED) {
         mma_s8(total, a, b0, b1);
     } else if constexpr (F::KIND == SCALED) {
-        int c[4] = {0, 0, 0, 0};
-        mma_s8(c, a, b0, b1);
+        int c[4];
+        mma_s8_from(c, 0, a, b0, b1);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int factor = F::factor(w, i, half);
@@ -99,8 +99,8 @@ DEVICE void add_tile(int (&total)[4], const typename F::Raw& w, int i, uint32_t 
         for (int part = 0; part < 2; part++) {
             const uint32_t keep = (threadIdx.x % 4 / 2 == uint32_t(part)) ? 0xffffffffu : 0;
             const uint32_t own[4] = {a[0] & keep, a[1] & keep, a[2] & keep, a[3] & keep};
-            int c[4] = {0, 0, 0, 0};
-            mma_s8(c, own, b0, b1);
+            int c[4];
+            mma_s8_from(c, 0, own, b0, b1);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int factor = F::factor(w, i, half, part);

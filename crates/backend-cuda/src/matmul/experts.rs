@@ -4,7 +4,7 @@ use backend::{Act, ExpertWeights, Result, Routing};
 
 use super::round::Values;
 use super::weights::{Matrix, MatrixArgs};
-use super::{Workspace, unsupported};
+use super::{FEW_ROWS, Workspace, sorted, unsupported};
 use crate::Cuda;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
@@ -63,13 +63,13 @@ struct DownArgs {
 unsafe impl Args for DownArgs {}
 
 /// Experts that the same rows go through; the shared expert is a bank of one.
-struct Bank<'a> {
-    gate: &'a Matrix,
-    up: &'a Matrix,
-    down: &'a Matrix,
-    clamp: f32,
+pub(super) struct Bank<'a> {
+    pub(super) gate: &'a Matrix,
+    pub(super) up: &'a Matrix,
+    pub(super) down: &'a Matrix,
+    pub(super) clamp: f32,
     /// Ids and weights of the pairs, and how many a row has; `None` for the shared expert.
-    routing: Option<(DevicePtr, DevicePtr, usize)>,
+    pub(super) routing: Option<(DevicePtr, DevicePtr, usize)>,
 }
 
 impl<'a> Bank<'a> {
@@ -86,12 +86,12 @@ impl<'a> Bank<'a> {
         Ok(bank)
     }
 
-    fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.routing.map_or(1, |(_, _, used)| used)
     }
 
     /// Where the ids of row `first` lie, and the weights.
-    fn routing_from(&self, first: usize) -> (DevicePtr, DevicePtr) {
+    pub(super) fn routing_from(&self, first: usize) -> (DevicePtr, DevicePtr) {
         self.routing.map_or((DevicePtr::NULL, DevicePtr::NULL), |(ids, weights, used)| {
             (ids.add(first * used * 4), weights.add(first * used * 4))
         })
@@ -134,9 +134,9 @@ pub(crate) fn mixture(
 }
 
 /// Rows that go through experts.
-struct Rows<'a> {
-    gpu: &'a Gpu,
-    ws: &'a Workspace,
+pub(super) struct Rows<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) ws: &'a Workspace,
     out: &'a Act<Buffer>,
     x: &'a Act<Buffer>,
     n_rows: usize,
@@ -160,10 +160,45 @@ impl Rows<'_> {
             let expected = "experts of the sizes that `prepare` was told";
             return Err(unsupported(bank.gate.name(), expected, bank.gate.rows().to_string()));
         }
+        if self.n_rows > FEW_ROWS && sorted::can(self.gpu, bank) && !add {
+            let results = self.ws.result_rows(bank.down.rows()) / bank.used();
+            return self.run_sorted(bank, shared, rows.min(results));
+        }
         for first in (0..self.n_rows).step_by(rows) {
             self.piece(bank, shared, add, first, rows.min(self.n_rows - first))?;
         }
         Ok(())
+    }
+
+    fn run_sorted(&self, bank: &Bank<'_>, shared: Option<&Bank<'_>>, rows: usize) -> Result<()> {
+        if rows == 0 {
+            let expected = "a step of the size that `prepare` was told";
+            return Err(unsupported(bank.gate.name(), expected, self.n_rows.to_string()));
+        }
+        for first in (0..self.n_rows).step_by(rows) {
+            let n_rows = rows.min(self.n_rows - first);
+            sorted::routed(self, bank, first, n_rows)?;
+            if let Some(shared) = shared {
+                sorted::add_shared(self, shared, first, n_rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows from `first` on, as they come.
+    pub(super) fn values(&self, first: usize, n_rows: usize) -> Values {
+        Values {
+            x: self.x.buf.ptr().add(first * self.x.cols * 4),
+            stride: self.x.cols,
+            cols: self.x.cols,
+            n_slices: 1,
+            n_rows,
+        }
+    }
+
+    /// Where the results of row `first` go.
+    pub(super) fn out_from(&self, first: usize) -> DevicePtr {
+        self.out.buf.ptr().add(first * self.out.cols * 4)
     }
 
     fn piece(
@@ -176,13 +211,7 @@ impl Rows<'_> {
     ) -> Result<()> {
         let (gpu, ws) = (self.gpu, self.ws);
         let (inner, hidden) = (bank.gate.rows(), bank.down.rows());
-        let x = Values {
-            x: self.x.buf.ptr().add(first * self.x.cols * 4),
-            stride: self.x.cols,
-            cols: self.x.cols,
-            n_slices: 1,
-            n_rows,
-        };
+        let x = self.values(first, n_rows);
         let banks = || std::iter::once(bank).chain(shared);
         x.round(gpu, ws, banks().flat_map(|b| [b.gate.layout(), b.up.layout()]))?;
         let pairs = n_rows * bank.used();
@@ -203,7 +232,7 @@ impl Rows<'_> {
             shared_x: shared_source.map_or(DevicePtr::NULL, |s| s.x),
             ids: bank.routing_from(first).0,
             grid: ws.grid(),
-            out: self.out.buf.ptr().add(first * hidden * 4),
+            out: self.out_from(first),
             row_bytes: source.row_bytes,
             shared_row_bytes: shared_source.map_or(0, |s| s.row_bytes),
             used: bank.used() as u32,

@@ -4,15 +4,16 @@ use std::ops::Range;
 
 use backend::{Act, Result};
 
+use super::gemm::{self, Groups};
 use super::round::Values;
 use super::weights::{Matrix, MatrixArgs};
-use super::{CHUNK_COLS, Workspace, unsupported};
+use super::{CHUNK_COLS, FEW_ROWS, Workspace, unsupported};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
 const GEMV_4: Kernel = Kernel::new("matmul/gemv", "gemv_4");
 const GEMV_8: Kernel = Kernel::new("matmul/gemv", "gemv_8");
 /// Rows that one launch covers.
-const ROWS: usize = 8;
+const ROWS: usize = FEW_ROWS;
 const MAX_JOBS: usize = 8;
 const WARPS: usize = 8;
 
@@ -115,6 +116,13 @@ impl Piece<'_> {
             n_rows: self.rows.len(),
         };
         values.round(gpu, ws, jobs.iter().map(|(_, w)| w.layout()))?;
+        if self.rows.len() > ROWS {
+            let groups =
+                Groups { all: self.n_groups, first: self.groups.start, n: self.groups.len() };
+            return jobs.iter().try_for_each(|(out, w)| {
+                gemm::product(gpu, ws, &values, w, gemm::rows_of(out, self.rows.start), &groups)
+            });
+        }
         for row in (0..self.rows.len()).step_by(ROWS) {
             let n_rows = ROWS.min(self.rows.len() - row);
             let mut args = GemvArgs {
@@ -145,9 +153,6 @@ impl Piece<'_> {
         w: &Matrix,
     ) -> GemvJob {
         let source = values.source(ws, w.layout(), row);
-        let group_rows = w.rows() / self.n_groups;
-        // A group that does not begin with a panel may reach into one more.
-        let more = usize::from(!group_rows.is_multiple_of(16) && self.n_groups > 1);
         GemvJob {
             m: w.args(),
             x: source.x,
@@ -157,7 +162,7 @@ impl Piece<'_> {
             out_stride: out.cols as u32,
             groups: self.n_groups as u32,
             first_group: self.groups.start as u32,
-            group_panels: (group_rows.div_ceil(16) + more) as u32,
+            group_panels: w.group_panels(self.n_groups) as u32,
             first_block: 0,
             unused: 0,
         }

@@ -1,11 +1,14 @@
 //! Products: weight layouts, uploads, and the launches of the kernels that read them.
 //!
 //! Up to eight rows of activations go through kernels that read every weight once (`gemv`,
-//! `experts`).
+//! `experts`), more through kernels that keep the tensor cores busy (`gemm`, `sorted`). A row's bits
+//! are the same in every batch of the same kind.
 
 mod experts;
+mod gemm;
 mod gemv;
 mod round;
+mod sorted;
 mod weights;
 mod workspace;
 
@@ -19,6 +22,8 @@ pub(crate) use workspace::Workspace;
 
 /// Columns of a chunk (`cuda/matmul/layout.cuh`).
 const CHUNK_COLS: usize = 256;
+/// Rows that the kernels for few rows take.
+const FEW_ROWS: usize = 8;
 
 /// `out[r] = w · x[r]` for the first `n_rows` rows.
 pub(crate) fn matmul(

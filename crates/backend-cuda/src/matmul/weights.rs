@@ -74,6 +74,11 @@ impl Layout {
         }
     }
 
+    /// Whether it is made of chunks; otherwise of row-major values.
+    pub(super) fn is_chunked(self) -> bool {
+        self.chunk_bytes().is_some()
+    }
+
     pub(super) fn rounding(self) -> Rounding {
         match self {
             Self::Q8_0 | Self::Mxfp4 => Rounding::By32,
@@ -183,7 +188,7 @@ impl Matrix {
         let chunks = t.cols.div_ceil(CHUNK_COLS);
         let panels = (STAGING / (CHUNK_ROWS * row_bytes)).max(1);
         let staging =
-            gpu.alloc("weights on their way", { row_bytes * rows.min(panels * CHUNK_ROWS) })?;
+            gpu.alloc("weights on their way", row_bytes * rows.min(panels * CHUNK_ROWS))?;
         for (part, bytes) in t.data.bytes().chunks(rows * row_bytes).take(parts).enumerate() {
             let first = part * rows.div_ceil(CHUNK_ROWS);
             for (i, piece) in bytes.chunks(panels * CHUNK_ROWS * row_bytes).enumerate() {
@@ -230,6 +235,13 @@ impl Matrix {
     /// Chunks of a row.
     pub(super) fn chunks(&self) -> usize {
         self.cols.div_ceil(CHUNK_COLS)
+    }
+
+    /// Panels that one of `n_groups` equal groups of rows may touch: a group that does not begin with
+    /// a panel may reach into one more.
+    pub(super) fn group_panels(&self, n_groups: usize) -> usize {
+        let rows = self.rows / n_groups;
+        rows.div_ceil(CHUNK_ROWS) + usize::from(n_groups > 1 && !rows.is_multiple_of(CHUNK_ROWS))
     }
 
     /// Where plain row-major values lie; `None` for block formats.

@@ -3,7 +3,8 @@
 use backend::{Result, Shape};
 use quant::grids;
 
-use super::CHUNK_COLS;
+use super::sorted::{COLUMNS_MIN, max_tiles};
+use super::{CHUNK_COLS, FEW_ROWS};
 use crate::gpu::{Buffer, DevicePtr, Gpu};
 
 /// Bytes of a record of rounded activations (`cuda/matmul/layout.cuh`).
@@ -18,6 +19,11 @@ pub(crate) struct Workspace {
     inner: usize,
     pairs: usize,
     hidden: Buffer,
+    results: Buffer,
+    starts: Buffer,
+    sorted_pairs: Buffer,
+    places: Buffer,
+    tiles: Buffer,
     grid: Buffer,
 }
 
@@ -28,6 +34,10 @@ struct Sizes {
     /// Pairs of a row and one of its experts, the shared one counted.
     pairs: usize,
     inner: usize,
+    /// Results of pairs before they are added up; none where rows are few.
+    results: usize,
+    experts: usize,
+    tiles: usize,
 }
 
 impl Sizes {
@@ -44,12 +54,29 @@ impl Sizes {
         let pairs = rows * (config.n_experts_used + 1);
         let inner = config.expert_inner;
         let records = (rows * chunks).max(pairs * inner.div_ceil(CHUNK_COLS));
-        Self { records, pairs, inner }
+        let many = usize::from(rows > FEW_ROWS);
+        let experts = config.n_experts;
+        Self {
+            records,
+            pairs,
+            inner,
+            results: many * rows * config.n_experts_used.max(1) * config.hidden,
+            experts,
+            tiles: max_tiles(pairs, experts, COLUMNS_MIN),
+        }
     }
 
-    fn bytes(&self) -> [usize; 4] {
-        let Self { records, pairs, inner } = *self;
-        [records * RECORD_32, records * RECORD_256, pairs * inner * 4, 256 * 4]
+    fn bytes(&self) -> [usize; 9] {
+        let Self { records, pairs, inner, results, experts, tiles } = *self;
+        let rounded = [records * RECORD_32, records * RECORD_256];
+        let between = [pairs * inner * 4, results * 4];
+        let order = [(experts + 1) * 4, pairs * 4, pairs * 4, tiles * 16];
+        let mut bytes = [256 * 4; 9];
+        for (to, from) in bytes.iter_mut().zip(rounded.into_iter().chain(between).chain(order)) {
+            // An empty buffer is not.
+            *to = from.max(16);
+        }
+        bytes
     }
 }
 
@@ -61,7 +88,8 @@ impl Workspace {
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
         let sizes = Sizes::of(shape);
-        let [by_32, by_256, hidden, grid] = sizes.bytes();
+        let [by_32, by_256, hidden, results, starts, sorted_pairs, places, tiles, grid] =
+            sizes.bytes();
         let ws = Self {
             records: sizes.records,
             by_32: gpu.alloc("rounded activations", by_32)?,
@@ -69,6 +97,11 @@ impl Workspace {
             inner: sizes.inner,
             pairs: sizes.pairs,
             hidden: gpu.alloc("activations of experts", hidden)?,
+            results: gpu.alloc("results of experts", results)?,
+            starts: gpu.alloc("order of experts", starts)?,
+            sorted_pairs: gpu.alloc("order of experts", sorted_pairs)?,
+            places: gpu.alloc("order of experts", places)?,
+            tiles: gpu.alloc("order of experts", tiles)?,
             grid: gpu.alloc("grid of IQ2_XXS", grid)?,
         };
         gpu.upload(&ws.grid, 0, &levels())?;
@@ -98,6 +131,36 @@ impl Workspace {
         self.pairs * self.inner / inner.max(1)
     }
 
+    /// Results of pairs, `[pairs, hidden]`; there is none when no step has many rows.
+    pub(super) fn results(&self) -> DevicePtr {
+        self.results.ptr()
+    }
+
+    /// How many rows of `cols` values `results` holds.
+    pub(super) fn result_rows(&self, cols: usize) -> usize {
+        self.results.bytes() / (4 * cols)
+    }
+
+    /// Where each expert's pairs begin.
+    pub(super) fn starts(&self) -> DevicePtr {
+        self.starts.ptr()
+    }
+
+    /// Pair by place.
+    pub(super) fn sorted_pairs(&self) -> DevicePtr {
+        self.sorted_pairs.ptr()
+    }
+
+    /// Place by pair.
+    pub(super) fn places(&self) -> DevicePtr {
+        self.places.ptr()
+    }
+
+    /// Tiles of the sorted pairs.
+    pub(super) fn tiles(&self) -> DevicePtr {
+        self.tiles.ptr()
+    }
+
     /// The grid of IQ2_XXS as `formats.cuh` wants it.
     pub(super) fn grid(&self) -> DevicePtr {
         self.grid.ptr()
@@ -107,7 +170,7 @@ impl Workspace {
 /// Four bits for each of eight weights: which of the levels 8, 25, 43 its magnitude is.
 fn levels() -> Vec<u8> {
     let word = |magnitudes: u64| {
-        let level = |(i, m): (usize, u8)| u32::from(m > 8) + u32::from(m > 25) << (4 * i);
+        let level = |(i, m): (usize, u8)| (u32::from(m > 8) + u32::from(m > 25)) << (4 * i);
         magnitudes.to_le_bytes().into_iter().enumerate().map(level).fold(0, |a, b| a | b)
     };
     grids::IQ2_XXS.iter().flat_map(|&magnitudes| word(magnitudes).to_le_bytes()).collect()
