@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use backend::reference::Reference;
 use backend_cpu::{Cpu, PoolOptions};
-use engine::{Options, RowFormat, prefill};
+use engine::{Engine, Feed, Options, RowFormat, Wanted, prefill};
 use testkit::oracle::Scheme;
 use tests::Model;
 use tests::laws::walk;
@@ -55,4 +55,23 @@ fn a_released_sequence_is_resumed_from_the_cache() {
     let longer = [tokens.as_slice(), &[7, 8, 9]].concat();
     let again = prefill(&mut core, 0, &longer, go_on).expect("reads");
     assert_eq!((again.reuse.resumed, again.computed), (300, 3));
+}
+
+#[test]
+fn a_filled_sequence_measures_and_is_never_shared() {
+    let model = Model::new(&testkit::random::config(3), Scheme::F32);
+    let options = Options { anchor_bytes: 4 << 20, ..Options::single(1200, 64) };
+    let mut core = model.open(Reference::new(), options);
+    core.fill(0, 900, 5).expect("fills");
+    assert_eq!(Engine::tokens(&core, 0), [5; 900]);
+    // It goes on from there, over a page's end.
+    for part in [[7u32; 64].as_slice(), &[8; 64], &[9]] {
+        core.feed(&[Feed { slot: 0, tokens: part, wanted: Wanted::Last(1) }]).expect("feeds");
+        assert!(core.logits(0).iter().all(|v| v.is_finite()));
+        core.commit(&[part.len() as u32]).expect("commits");
+    }
+    core.anchor(0).expect("leaves none");
+    core.release(0);
+    let reuse = core.resume(0, &[5; 1000]).expect("finds nothing");
+    assert_eq!((reuse.matched, reuse.resumed), (0, 0));
 }

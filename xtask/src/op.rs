@@ -1,11 +1,13 @@
 //! `cargo xtask op`: one operation, or all, on a backend, against the reference.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use backend::cases::{Case, Outcome, Visitor, check, for_each};
 use backend_cpu::{Cpu, PoolOptions};
 use backend_cuda::Cuda;
+use backend_cuda::driver::{Driver, nvidia::Nvidia};
 use clap::ValueEnum;
 
 /// Run the case list of an operation on a backend
@@ -33,6 +35,8 @@ enum BackendArg {
 
 struct Show<'a> {
     args: &'a Args,
+    /// The device that all cases share; without one, the CPU is checked.
+    device: Option<Arc<dyn Driver>>,
     n: usize,
     faults: usize,
 }
@@ -43,7 +47,7 @@ impl Visitor for Show<'_> {
             return;
         }
         let start = Instant::now();
-        let outcome = self.args.check(case);
+        let outcome = self.check(case);
         let time = start.elapsed();
         self.n += 1;
         let verdict = outcome.fault.as_deref().unwrap_or("ok");
@@ -52,28 +56,29 @@ impl Visitor for Show<'_> {
     }
 }
 
-impl Args {
+impl Show<'_> {
     fn check(&self, case: &impl Case) -> Outcome {
-        match self.backend {
-            BackendArg::Cpu => {
-                let options = PoolOptions { threads: Some(self.threads), pin: false };
+        match &self.device {
+            Some(device) => check(case, &|| Cuda::with_driver(device.clone()), false),
+            None => {
+                let options = PoolOptions { threads: Some(self.args.threads), pin: false };
                 let refused = |e| panic!("the system refuses a thread: {e}");
                 check(case, &|| Cpu::new(options).unwrap_or_else(refused), true)
             }
-            BackendArg::Cuda => {
-                let lost = |e| panic!("the device was there a moment ago: {e}");
-                check(case, &|| Cuda::open(0).unwrap_or_else(lost), false)
-            }
         }
     }
+}
 
+impl Args {
     /// Prints a line a case; fails when one does.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
+        let mut show = Show { args: self, device: None, n: 0, faults: 0 };
         if self.backend == BackendArg::Cuda {
-            let device = Cuda::open(0)?;
-            println!("{}, sm_{}", device.description().name, device.description().arch);
+            let device = Arc::new(Nvidia::open(0)?);
+            let about = device.description();
+            println!("{}, sm_{}", about.name, about.arch);
+            show.device = Some(device);
         }
-        let mut show = Show { args: self, n: 0, faults: 0 };
         for_each(&mut show);
         if show.n == 0 {
             bail!("no case is called {:?}", self.filter);

@@ -1,8 +1,10 @@
 //! Threads that wait for one parallel region after another.
 //!
 //! A decode step has about a thousand regions of a few microseconds, so workers spin between them,
-//! briefly, and then park; the caller is a worker too. Work is divided by index alone: which thread
-//! does what depends on nothing but the number of threads.
+//! briefly, and then park; the caller is a worker too. Work is divided into as many parts as there are
+//! threads, by index alone. A thread takes its own part first and then any that nobody has begun, so
+//! that a region never waits for a worker that the system has given no processor to: on a machine with
+//! other work, regions last as long as the work does, and not as long as a scheduler's turn.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -39,22 +41,24 @@ type Job = dyn Fn(usize) + Sync;
 struct Shared {
     /// Counts regions; a change is the signal to start. Written by the caller alone.
     epoch: AtomicU32,
-    /// The region's function, valid from the change of `epoch` until `running` is zero.
+    /// The region's function, valid from the change of `epoch` until `left` is zero.
     job: UnsafeCell<Option<*const Job>>,
-    /// Workers that have not finished the region.
-    running: AtomicU32,
+    /// The last region in which each part was begun.
+    begun: Vec<AtomicU32>,
+    /// Parts of the region that are not finished.
+    left: AtomicU32,
     stop: AtomicBool,
     /// Workers that wait without spinning.
     parked: Vec<AtomicBool>,
-    /// The caller, where it waits without spinning for `running` to become zero.
+    /// The caller, where it waits without spinning for `left` to become zero.
     waiting: Mutex<Option<Thread>>,
     caller_parked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is the one field that is not already shareable. The caller writes it while no worker
-// runs (`running` is zero) and publishes it by `epoch`; workers only read it, and what it points to is
-// `Sync`.
+// SAFETY: `job` is the one field that is not already shareable. The caller writes it while no part
+// is left (so no worker reads it) and publishes it by `epoch`; a worker reads it only after it has begun
+// a part of the current region, and what it points to is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is used only while the caller keeps the function alive.
 unsafe impl Send for Shared {}
@@ -70,7 +74,8 @@ impl Pool {
         let shared = Arc::new(Shared {
             epoch: AtomicU32::new(0),
             job: UnsafeCell::new(None),
-            running: AtomicU32::new(0),
+            begun: (0..threads).map(|_| AtomicU32::new(0)).collect(),
+            left: AtomicU32::new(0),
             stop: AtomicBool::new(false),
             parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
             waiting: Mutex::new(None),
@@ -99,34 +104,33 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job(i)` once for every thread `i`, on that thread; the caller is thread 0. Returns when
-    /// all have finished. A panic in any of them is raised here, after that.
+    /// Calls `job(i)` once for every part `i`, of which there are as many as threads, each on thread
+    /// `i` if that is awake in time. Returns when all have finished. A panic in any of them is raised
+    /// here, after that.
     pub fn run(&mut self, job: impl Fn(usize) + Sync) {
         if self.workers.is_empty() {
             return job(0);
         }
         let shared = &*self.shared;
         let job: &(dyn Fn(usize) + Sync) = &job;
-        // SAFETY: this only extends a lifetime. `finish` below returns after every worker has left the
-        // job, on every path out of this function, so no worker sees it dangle.
+        // SAFETY: this only extends a lifetime. `finish` below returns after every part is finished, on
+        // every path out of this function, and no worker touches the job without a part.
         let job: *const Job =
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Job>(job) };
-        // SAFETY: `running` is zero and `&mut self` excludes another caller, so nobody reads `job`.
+        // SAFETY: no part is left and `&mut self` excludes another caller, so nobody reads `job`.
         unsafe { *shared.job.get() = Some(job) };
-        shared.running.store(self.workers.len() as u32, Ordering::Relaxed);
+        shared.left.store(self.threads() as u32, Ordering::Relaxed);
         // Sequentially consistent, as are the worker's accesses: either it sees the new epoch before
         // it parks, or it is seen parked here.
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        let epoch = shared.epoch.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         for (parked, worker) in shared.parked.iter().zip(&self.workers) {
             if parked.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();
             }
         }
-        // SAFETY: the job lives on this stack frame.
-        let own = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(0) }));
+        shared.take_parts(epoch, 0);
         shared.finish();
-        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(payload) = own.err().or(panic) {
+        if let Some(payload) = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
             resume_unwind(payload);
         }
     }
@@ -153,23 +157,42 @@ impl Shared {
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            // SAFETY: the epoch changed after the caller wrote `job`, and the caller keeps it until
-            // this worker has counted itself off below.
-            let result = catch_unwind(AssertUnwindSafe(|| unsafe {
-                if let Some(job) = *self.job.get() {
-                    (*job)(index);
-                }
-            }));
-            if let Err(payload) = result {
-                *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
+            self.take_parts(seen, index);
+        }
+    }
+
+    /// Runs part `own` of region `epoch`, then every part that nobody has begun meanwhile.
+    fn take_parts(&self, epoch: u32, own: usize) {
+        let n = self.begun.len();
+        for part in (0..n).map(|i| (own + i) % n) {
+            // A worker that comes late finds that all parts of its region were begun long ago: the
+            // region before the one it asks for is no longer anybody's last.
+            let before = epoch.wrapping_sub(1);
+            let (begin, late) = (Ordering::AcqRel, Ordering::Relaxed);
+            if self.begun[part].compare_exchange(before, epoch, begin, late).is_ok() {
+                self.run_part(part);
             }
-            if self.running.fetch_sub(1, Ordering::SeqCst) == 1
-                && self.caller_parked.swap(false, Ordering::SeqCst)
-            {
-                let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(thread) = waiting.as_ref() {
-                    thread.unpark();
-                }
+        }
+    }
+
+    /// Runs a part that this thread has begun, and counts it off.
+    fn run_part(&self, part: usize) {
+        // SAFETY: the epoch changed after the caller wrote `job`, and the caller keeps it until this
+        // part has been counted off below.
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe {
+            if let Some(job) = *self.job.get() {
+                (*job)(part);
+            }
+        }));
+        if let Err(payload) = result {
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
+        }
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 1
+            && self.caller_parked.swap(false, Ordering::SeqCst)
+        {
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(thread) = waiting.as_ref() {
+                thread.unpark();
             }
         }
     }
@@ -194,10 +217,10 @@ impl Shared {
         }
     }
 
-    /// Waits until every worker has left the region.
+    /// Waits until every part of the region is finished.
     fn finish(&self) {
         for _ in 0..SPINS {
-            if self.running.load(Ordering::Acquire) == 0 {
+            if self.left.load(Ordering::Acquire) == 0 {
                 return;
             }
             std::hint::spin_loop();
@@ -205,7 +228,7 @@ impl Shared {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
         loop {
             self.caller_parked.store(true, Ordering::SeqCst);
-            if self.running.load(Ordering::SeqCst) == 0 {
+            if self.left.load(Ordering::SeqCst) == 0 {
                 self.caller_parked.store(false, Ordering::SeqCst);
                 return;
             }

@@ -1,5 +1,5 @@
-// Attention over window and selected rows, any head size and row format: a warp for a head, keys
-// decoded once for eight heads, softmax computed while they pass. The keys of a row can be divided
+// Attention over window and selected rows, any head size and row format: two heads for each warp, keys
+// decoded once for sixteen heads, softmax computed while they pass. The keys of a row can be divided
 // among blocks, whose parts are put together in a fixed order.
 #include "kv_row.cuh"
 
@@ -22,8 +22,10 @@ struct AttendArgs {
     uint32_t pad;
 };
 
-#define KEYS 32
-#define HEADS 8
+#define KEYS 16
+#define WARPS 8
+#define WARP_HEADS 2
+#define HEADS (WARPS * WARP_HEADS)
 
 // What a row of the step may see.
 struct Visible {
@@ -48,49 +50,191 @@ DEVICE const uint8_t* key_row(const AttendArgs& a, const StepRow& row, uint32_t 
     return pooled_row(a.pooled, a.format.bytes, a.step, row, i);
 }
 
-// The running softmax of one head; CHANNELS of its output in each lane.
-template <int CHANNELS>
+// Eight channels of a row in the Model format, where eight lie side by side under one scale.
+DEVICE void decode_eight(const RowFormat& f, const uint8_t* row, uint32_t channel, float* out) {
+    float4 low, high;
+    if (channel < f.coded) {
+        const uint2 codes = *reinterpret_cast<const uint2*>(row + channel);
+        const float scale = power_of_two(row[f.code_bytes + channel / 64]);
+        low = make_float4(e4m3_value(codes.x & 255u, scale), e4m3_value(codes.x >> 8 & 255u, scale),
+                          e4m3_value(codes.x >> 16 & 255u, scale), e4m3_value(codes.x >> 24, scale));
+        high = make_float4(e4m3_value(codes.y & 255u, scale), e4m3_value(codes.y >> 8 & 255u, scale),
+                           e4m3_value(codes.y >> 16 & 255u, scale), e4m3_value(codes.y >> 24, scale));
+    } else {
+        const uint2* tail = reinterpret_cast<const uint2*>(row + f.tail_offset + 2 * (channel - f.coded));
+        const uint2 one = tail[0], two = tail[1];
+        low = make_float4(half_to_float(uint16_t(one.x)), half_to_float(uint16_t(one.x >> 16)),
+                          half_to_float(uint16_t(one.y)), half_to_float(uint16_t(one.y >> 16)));
+        high = make_float4(half_to_float(uint16_t(two.x)), half_to_float(uint16_t(two.x >> 16)),
+                           half_to_float(uint16_t(two.y)), half_to_float(uint16_t(two.y >> 16)));
+    }
+    reinterpret_cast<float4*>(out)[0] = low;
+    reinterpret_cast<float4*>(out)[1] = high;
+}
+
+// One warp decodes a row; channels up to the stride become zeros.
+DEVICE void decode_key(const RowFormat& f, const uint8_t* row, uint32_t stride, bool eights, float* out) {
+    const uint32_t lane = threadIdx.x % 32;
+    if (eights) {
+        for (uint32_t i = 8 * lane; i < f.dim; i += 256) decode_eight(f, row, i, out + i);
+        return;
+    }
+    for (uint32_t i = lane; i < stride; i += 32) out[i] = i < f.dim ? row_value(f, row, i) : 0.0f;
+}
+
+// The running softmax of a warp's heads; QUADS times four channels of each in every lane.
+template <int QUADS>
 struct Running {
-    float sums[CHANNELS];
-    float largest, weight;
+    float4 q[WARP_HEADS][QUADS];
+    float4 sums[WARP_HEADS][QUADS];
+    float largest[WARP_HEADS], weight[WARP_HEADS];
 };
 
-template <int CHANNELS>
-DEVICE void take_keys(Running<CHANNELS>& s, const float (&q)[CHANNELS], const float* keys, uint32_t n,
-                      uint32_t dim, float scale) {
+DEVICE float dot4(const float4& x, const float4& y) {
+    return x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w;
+}
+
+DEVICE void add_scaled(float4& sum, float weight, const float4& v) {
+    sum.x += weight * v.x;
+    sum.y += weight * v.y;
+    sum.z += weight * v.z;
+    sum.w += weight * v.w;
+}
+
+// Key t's four channels of a lane; beyond the row they are zeros of the query, whatever lies there.
+DEVICE const float4& quad(const float* keys, uint32_t stride, uint32_t t, uint32_t at) {
+    return *reinterpret_cast<const float4*>(keys + t * stride + at);
+}
+
+template <int QUADS>
+DEVICE void score_keys(const Running<QUADS>& s, const float* keys, uint32_t stride, uint32_t n,
+                       float scale, float (&score)[WARP_HEADS]) {
     const uint32_t lane = threadIdx.x % 32;
-    float score = -INFINITY;
-    for (uint32_t t = 0; t < n; t++) {
-        float dot = 0.0f;
 #pragma unroll
-        for (int j = 0; j < CHANNELS; j++) {
-            const uint32_t i = lane + 32 * j;
-            if (i < dim) dot += q[j] * keys[t * dim + i];
+    for (int h = 0; h < WARP_HEADS; h++) score[h] = -INFINITY;
+    for (uint32_t first = 0; first < n; first += 4) {
+        float dots[WARP_HEADS][4];
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+#pragma unroll
+            for (int h = 0; h < WARP_HEADS; h++) dots[h][t] = 0.0f;
+#pragma unroll
+            for (int j = 0; j < QUADS; j++) {
+                const uint32_t at = 4 * lane + 128 * j;
+                if (at >= stride) continue;
+                const float4 key = quad(keys, stride, first + t, at);
+#pragma unroll
+                for (int h = 0; h < WARP_HEADS; h++) dots[h][t] += dot4(s.q[h][j], key);
+            }
         }
-        dot = warp_sum(dot) * scale;
-        if (lane == t) score = dot;
-    }
-    const float largest = fmaxf(s.largest, warp_max(score));
-    const float shrink = expf(s.largest - largest);
-    const float p = lane < n ? expf(score - largest) : 0.0f;
-    s.weight = s.weight * shrink + warp_sum(p);
-    s.largest = largest;
 #pragma unroll
-    for (int j = 0; j < CHANNELS; j++) s.sums[j] *= shrink;
-    for (uint32_t t = 0; t < n; t++) {
-        const float weight = __shfl_sync(FULL_WARP, p, t);
+        for (int t = 0; t < 4; t++) {
 #pragma unroll
-        for (int j = 0; j < CHANNELS; j++) {
-            const uint32_t i = lane + 32 * j;
-            if (i < dim) s.sums[j] += weight * keys[t * dim + i];
+            for (int h = 0; h < WARP_HEADS; h++) {
+                const float dot = warp_sum(dots[h][t]) * scale;
+                if (lane == first + t && lane < n) score[h] = dot;
+            }
         }
     }
 }
 
-template <int CHANNELS>
+template <int QUADS>
+DEVICE void take_keys(Running<QUADS>& s, const float* keys, uint32_t stride, uint32_t n, float scale) {
+    const uint32_t lane = threadIdx.x % 32;
+    float score[WARP_HEADS], p[WARP_HEADS];
+    score_keys<QUADS>(s, keys, stride, n, scale, score);
+#pragma unroll
+    for (int h = 0; h < WARP_HEADS; h++) {
+        const float largest = fmaxf(s.largest[h], warp_max(score[h]));
+        const float shrink = expf(s.largest[h] - largest);
+        p[h] = lane < n ? expf(score[h] - largest) : 0.0f;
+        s.weight[h] = s.weight[h] * shrink + warp_sum(p[h]);
+        s.largest[h] = largest;
+#pragma unroll
+        for (int j = 0; j < QUADS; j++) {
+            float4& sum = s.sums[h][j];
+            sum = make_float4(sum.x * shrink, sum.y * shrink, sum.z * shrink, sum.w * shrink);
+        }
+    }
+    for (uint32_t t = 0; t < n; t++) {
+        float weight[WARP_HEADS];
+#pragma unroll
+        for (int h = 0; h < WARP_HEADS; h++) weight[h] = __shfl_sync(FULL_WARP, p[h], t);
+#pragma unroll
+        for (int j = 0; j < QUADS; j++) {
+            const uint32_t at = 4 * lane + 128 * j;
+            if (at >= stride) continue;
+            const float4 key = quad(keys, stride, t, at);
+#pragma unroll
+            for (int h = 0; h < WARP_HEADS; h++) add_scaled(s.sums[h][j], weight[h], key);
+        }
+    }
+}
+
+// Where a head's channel lies in an output row of `dim`, or nowhere.
+template <int QUADS>
+DEVICE void store_head(const float4 (&sums)[QUADS], float factor, uint32_t dim, float* out) {
+#pragma unroll
+    for (int j = 0; j < QUADS; j++) {
+        const uint32_t at = 4 * (threadIdx.x % 32) + 128 * j;
+        if (at < dim) out[at] = sums[j].x * factor;
+        if (at + 1 < dim) out[at + 1] = sums[j].y * factor;
+        if (at + 2 < dim) out[at + 2] = sums[j].z * factor;
+        if (at + 3 < dim) out[at + 3] = sums[j].w * factor;
+    }
+}
+
+template <int QUADS>
+DEVICE void start(Running<QUADS>& s, const AttendArgs& a, uint32_t r, uint32_t first_head) {
+    const uint32_t dim = a.format.dim;
+#pragma unroll
+    for (int h = 0; h < WARP_HEADS; h++) {
+        const uint32_t head = first_head + h;
+        const float* q = a.q + (uint64_t(r) * a.n_heads + head) * dim;
+#pragma unroll
+        for (int j = 0; j < QUADS; j++) {
+            const uint32_t at = 4 * (threadIdx.x % 32) + 128 * j;
+            const bool is_head = head < a.n_heads;
+            s.q[h][j] = make_float4(is_head && at < dim ? q[at] : 0.0f,
+                                    is_head && at + 1 < dim ? q[at + 1] : 0.0f,
+                                    is_head && at + 2 < dim ? q[at + 2] : 0.0f,
+                                    is_head && at + 3 < dim ? q[at + 3] : 0.0f);
+            s.sums[h][j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
+        s.largest[h] = -3.0e38f;
+        s.weight[h] = 0.0f;
+    }
+}
+
+template <int QUADS>
+DEVICE void finish(const Running<QUADS>& s, const AttendArgs& a, uint32_t r, uint32_t first_head) {
+    const uint32_t dim = a.format.dim;
+#pragma unroll
+    for (int h = 0; h < WARP_HEADS; h++) {
+        const uint32_t head = first_head + h;
+        if (head >= a.n_heads) return;
+        if (a.n_splits == 1) {
+            // The sink weighs in the denominator only.
+            const float largest = fmaxf(s.largest[h], a.sinks[head]);
+            const float shrink = expf(s.largest[h] - largest);
+            const float factor = shrink / (s.weight[h] * shrink + expf(a.sinks[head] - largest));
+            store_head<QUADS>(s.sums[h], factor, dim, a.out + (uint64_t(r) * a.n_heads + head) * dim);
+            continue;
+        }
+        const uint64_t place = (uint64_t(r) * a.n_splits + blockIdx.z) * a.n_heads + head;
+        float* part = a.parts + place * (dim + 2);
+        store_head<QUADS>(s.sums[h], 1.0f, dim, part);
+        if (threadIdx.x % 32 == 0) {
+            part[dim] = s.largest[h];
+            part[dim + 1] = s.weight[h];
+        }
+    }
+}
+
+template <int QUADS>
 DEVICE void attend_body(const AttendArgs& a, float* keys) {
-    const uint32_t r = blockIdx.y, dim = a.format.dim, lane = threadIdx.x % 32;
-    const uint32_t head = blockIdx.x * HEADS + threadIdx.x / 32;
+    const uint32_t r = blockIdx.y, dim = a.format.dim, stride = (dim + 3) / 4 * 4;
+    const uint32_t first_head = (blockIdx.x * WARPS + threadIdx.x / 32) * WARP_HEADS;
     const StepRow& row = a.step.row(r);
     const Visible v = visible(a, row);
     const uint32_t total = v.n_window + v.n_rows;
@@ -98,65 +242,38 @@ DEVICE void attend_body(const AttendArgs& a, float* keys) {
     const uint32_t share = (tiles + a.n_splits - 1) / a.n_splits * KEYS;
     const uint32_t begin = blockIdx.z * share;
     const uint32_t end = begin + share < total ? begin + share : total;
-
-    Running<CHANNELS> s;
-    float q[CHANNELS];
-    const uint64_t at = (uint64_t(r) * a.n_heads + head) * dim;
-#pragma unroll
-    for (int j = 0; j < CHANNELS; j++) {
-        const uint32_t i = lane + 32 * j;
-        q[j] = head < a.n_heads && i < dim ? a.q[at + i] : 0.0f;
-        s.sums[j] = 0.0f;
-    }
-    s.largest = -3.0e38f;
-    s.weight = 0.0f;
+    const bool eights = a.format.format == ROWS_MODEL && dim % 8 == 0 && a.format.coded % 8 == 0
+        && a.format.bytes % 8 == 0 && a.format.tail_offset % 8 == 0;
+    Running<QUADS> s;
+    start<QUADS>(s, a, r, first_head);
     for (uint32_t first = begin; first < end; first += KEYS) {
         const uint32_t n = end - first < KEYS ? end - first : KEYS;
         __syncthreads();
-        for (uint32_t t = threadIdx.x / 32; t < n; t += HEADS) {
-            const uint8_t* bytes = key_row(a, row, r, v, first + t);
-            for (uint32_t i = lane; i < dim; i += 32) keys[t * dim + i] = row_value(a.format, bytes, i);
+        for (uint32_t t = threadIdx.x / 32; t < KEYS; t += WARPS) {
+            // The last key stands in for those that are missing: finite, and weighed with nothing.
+            const uint32_t i = first + (t < n ? t : n - 1);
+            decode_key(a.format, key_row(a, row, r, v, i), stride, eights, keys + t * stride);
         }
         __syncthreads();
-        if (head < a.n_heads) take_keys<CHANNELS>(s, q, keys, n, dim, a.scale);
+        take_keys<QUADS>(s, keys, stride, n, a.scale);
     }
-    if (head >= a.n_heads) return;
-    if (a.n_splits == 1) {
-        // The sink weighs in the denominator only.
-        const float largest = fmaxf(s.largest, a.sinks[head]), shrink = expf(s.largest - largest);
-        const float factor = shrink / (s.weight * shrink + expf(a.sinks[head] - largest));
-#pragma unroll
-        for (int j = 0; j < CHANNELS; j++) {
-            if (lane + 32 * j < dim) a.out[at + lane + 32 * j] = s.sums[j] * factor;
-        }
-        return;
-    }
-    const uint64_t place = (uint64_t(r) * a.n_splits + blockIdx.z) * a.n_heads + head;
-    float* part = a.parts + place * (dim + 2);
-#pragma unroll
-    for (int j = 0; j < CHANNELS; j++) {
-        if (lane + 32 * j < dim) part[lane + 32 * j] = s.sums[j];
-    }
-    if (lane == 0) {
-        part[dim] = s.largest;
-        part[dim + 1] = s.weight;
-    }
+    finish<QUADS>(s, a, r, first_head);
 }
 
-// grid: (heads / 8, rows, splits). Shared: KEYS decoded keys. The number is channels a lane.
-KERNEL_OCC(256, 2, attend_8, AttendArgs) {
+// grid: (heads / 16, rows, splits). Shared: KEYS decoded keys. The number is quads of channels a lane.
+KERNEL_OCC(256, 2, attend_2, AttendArgs) {
+    DYNAMIC_SHARED(float, keys);
+    attend_body<2>(a, keys);
+}
+
+KERNEL_OCC(256, 2, attend_4, AttendArgs) {
+    DYNAMIC_SHARED(float, keys);
+    attend_body<4>(a, keys);
+}
+
+KERNEL_OCC(256, 1, attend_8, AttendArgs) {
     DYNAMIC_SHARED(float, keys);
     attend_body<8>(a, keys);
-}
-
-KERNEL_OCC(256, 2, attend_16, AttendArgs) {
-    DYNAMIC_SHARED(float, keys);
-    attend_body<16>(a, keys);
-}
-
-KERNEL(256, attend_32, AttendArgs) {
-    DYNAMIC_SHARED(float, keys);
-    attend_body<32>(a, keys);
 }
 
 // grid: (heads, rows). Puts the parts of a head together.

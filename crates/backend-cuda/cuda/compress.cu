@@ -31,14 +31,18 @@ struct CompressArgs {
     uint32_t pad;
 };
 
-// grid: (parts of a row, rows). The step's inputs with the position bias, so that they can be kept.
-KERNEL(256, stage_open, CompressArgs) {
-    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, r = blockIdx.y;
-    if (i >= a.cols) return;
+// The step's inputs of row r with the position bias, so that they can be kept: channel i.
+DEVICE void stage_channel(const CompressArgs& a, uint32_t r, uint32_t i) {
     const float* bias = a.position_bias + uint64_t(a.step.row(r).pos % a.pooled.ratio) * a.cols;
     float* staged = a.pooled.staged_open + uint64_t(r) * a.pooled.open_len;
     staged[i] = a.k[uint64_t(r) * a.cols + i];
     staged[a.cols + i] = a.z[uint64_t(r) * a.cols + i] + bias[i];
+}
+
+// grid: (parts of a row, rows)
+KERNEL(256, stage_open, CompressArgs) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < a.cols) stage_channel(a, blockIdx.y, i);
 }
 
 // k | z of one position as the closing of a row sees it, from the step's own rows or from before.
@@ -73,13 +77,8 @@ DEVICE float pooled_channel(const CompressArgs& a, const StepRow& r, uint32_t in
     return weighted / sum;
 }
 
-// grid: (rows that one span can close, spans). Shared: a row.
-KERNEL(256, close_rows, CompressArgs) {
-    DYNAMIC_SHARED(float, row);
-    SHARED float part[32];
-    const StepRow& r = a.step.span(blockIdx.y);
-    const uint32_t ratio = a.pooled.ratio, index = r.committed / ratio + blockIdx.x;
-    if (index >= (r.committed + r.n_rows) / ratio) return;
+// Row `index` of a span: pooled, normed, rotated and stored. The whole block comes here.
+DEVICE void close_row(const CompressArgs& a, const StepRow& r, uint32_t index, float* row, float* part) {
     float sum = 0.0f;
     for (uint32_t i = threadIdx.x; i < a.width; i += blockDim.x) {
         const float v = pooled_channel(a, r, index, i);
@@ -92,8 +91,32 @@ KERNEL(256, close_rows, CompressArgs) {
     // A row sits at the position of its window's first token.
     float* tail = row + a.width - 2 * a.rope.n_pairs;
     for (uint32_t i = threadIdx.x; i < a.rope.n_pairs; i += blockDim.x) {
-        rope_pair(a.rope, i, index * ratio, tail[2 * i], tail[2 * i + 1]);
+        rope_pair(a.rope, i, index * a.pooled.ratio, tail[2 * i], tail[2 * i + 1]);
     }
     __syncthreads();
     encode_row(a.format, row, pooled_row(a.pooled, a.format.bytes, a.step, r, index));
+    __syncthreads();
+}
+
+// grid: (rows that one span can close, spans). Shared: a row.
+KERNEL(256, close_rows, CompressArgs) {
+    DYNAMIC_SHARED(float, row);
+    SHARED float part[32];
+    const StepRow& r = a.step.span(blockIdx.y);
+    const uint32_t index = r.committed / a.pooled.ratio + blockIdx.x;
+    if (index < (r.committed + r.n_rows) / a.pooled.ratio) close_row(a, r, index, row, part);
+}
+
+// grid: spans, of few rows each: a block stages a span's inputs and closes its rows. Shared: a row.
+KERNEL(512, compress_span, CompressArgs) {
+    DYNAMIC_SHARED(float, row);
+    SHARED float part[32];
+    const StepRow& r = a.step.span(blockIdx.x);
+    for (uint32_t i = threadIdx.x; i < r.n_rows * a.cols; i += blockDim.x) {
+        stage_channel(a, r.first_row + i / a.cols, i % a.cols);
+    }
+    __syncthreads();
+    const uint32_t first = r.committed / a.pooled.ratio;
+    const uint32_t end = (r.committed + r.n_rows) / a.pooled.ratio;
+    for (uint32_t index = first; index < end; index++) close_row(a, r, index, row, part);
 }

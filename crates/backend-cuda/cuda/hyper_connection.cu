@@ -122,3 +122,161 @@ KERNEL(256, hc_expand, StreamArgs) {
         streams[k * a.hidden] = post[k] * y + sum;
     }
 }
+
+// From one site to the next in two launches, for few rows of four streams. The first expands and
+// leaves sums over a chunk of channels: the mixing projection's, and the streams' products with each
+// other, which hold both norms. The second mixes, collapses and norms.
+#define CHUNK 64
+#define PROJECTED 24
+#define PRODUCTS 10
+#define SUMS (PROJECTED + PRODUCTS)
+
+struct NextArgs {
+    float* streams;
+    const float* y;           // null: nothing to expand
+    const float* old_mix;
+    const void* project;      // [24, 4 * hidden]
+    const float* base;
+    const float* scale;
+    const float* norm;
+    float* sums;              // [rows, chunks, SUMS]
+    float* mix;
+    float* x;
+    uint32_t hidden, project_type, rounds, n_chunks;
+    float hc_eps, rms_eps;
+};
+
+// grid: (chunks, rows)
+KERNEL(256, hc_expand_sums, NextArgs) {
+    SHARED float old[4 * CHUNK];
+    SHARED float z[4 * CHUNK];
+    const uint32_t t = threadIdx.x, s = t / CHUNK, i = blockIdx.x * CHUNK + t % CHUNK;
+    const uint32_t r = blockIdx.y, warp = t / 32, lane = t % 32;
+    float* stream = a.streams + (uint64_t(r) * 4 + s) * a.hidden + i;
+    float v = i < a.hidden ? *stream : 0.0f;
+    if (a.y) {
+        old[t] = v;
+        __syncthreads();
+        const float* post = a.old_mix + uint64_t(r) * PROJECTED + 4;
+        const float* comb = post + 4;
+        float sum = 0.0f;
+        for (uint32_t j = 0; j < 4; j++) sum += comb[j * 4 + s] * old[j * CHUNK + t % CHUNK];
+        v = 0.0f;
+        if (i < a.hidden) {
+            v = post[s] * a.y[uint64_t(r) * a.hidden + i] + sum;
+            *stream = v;
+        }
+    }
+    z[t] = v;
+    __syncthreads();
+    float* sums = a.sums + (uint64_t(r) * a.n_chunks + blockIdx.x) * SUMS;
+    for (uint32_t m = warp; m < SUMS; m += 8) {
+        float sum = 0.0f;
+        if (m < PROJECTED) {
+            const uint64_t row = uint64_t(m) * 4 * a.hidden;
+#pragma unroll
+            for (uint32_t k = lane; k < 4 * CHUNK; k += 32) {
+                const uint32_t channel = blockIdx.x * CHUNK + k % CHUNK;
+                if (channel < a.hidden) {
+                    const uint64_t at = row + uint64_t(k / CHUNK) * a.hidden + channel;
+                    sum += z[k] * load_float(a.project, at, a.project_type);
+                }
+            }
+        } else {
+            // Pairs of streams: 00 01 02 03 11 12 13 22 23 33.
+            uint32_t p = m - PROJECTED, first = 0;
+            while (p >= 4 - first) p -= 4 - first++;
+            const float* one = z + first * CHUNK;
+            const float* other = one + p * CHUNK;
+            sum = one[lane] * other[lane] + one[lane + 32] * other[lane + 32];
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) sums[m] = sum;
+    }
+}
+
+// The matrix of a site in every lane's registers: one pass over rows, one over columns, many times.
+DEVICE void sinkhorn_4(float (&c)[16], float eps, uint32_t rounds) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const float largest = fmaxf(fmaxf(c[4 * j], c[4 * j + 1]), fmaxf(c[4 * j + 2], c[4 * j + 3]));
+        float sum = 0.0f;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            c[4 * j + k] = expf(c[4 * j + k] - largest);
+            sum += c[4 * j + k];
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) c[4 * j + k] = c[4 * j + k] / sum + eps;
+    }
+    for (uint32_t round = 0; round < rounds; round++) {
+        if (round > 0) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float* row = c + 4 * j;
+                const float inverse = __fdividef(1.0f, (row[0] + row[1]) + (row[2] + row[3]) + eps);
+#pragma unroll
+                for (int k = 0; k < 4; k++) row[k] *= inverse;
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const float inverse = __fdividef(1.0f, (c[k] + c[4 + k]) + (c[8 + k] + c[12 + k]) + eps);
+#pragma unroll
+            for (int j = 0; j < 4; j++) c[4 * j + k] *= inverse;
+        }
+    }
+}
+
+// grid: (parts of a row and one more, rows). The one more writes the mixing values.
+KERNEL(256, hc_mix_norm, NextArgs) {
+    SHARED float total[SUMS];
+    const uint32_t r = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const float* sums = a.sums + uint64_t(r) * a.n_chunks * SUMS;
+    for (uint32_t m = warp; m < SUMS; m += 8) {
+        float sum = 0.0f;
+        for (uint32_t chunk = lane; chunk < a.n_chunks; chunk += 32) sum += sums[chunk * SUMS + m];
+        sum = warp_sum(sum);
+        if (lane == 0) total[m] = sum;
+    }
+    __syncthreads();
+    const float* g = total + PROJECTED;
+    const float square = (g[0] + g[4]) + (g[7] + g[9]);
+    const float inverse = 1.0f / sqrtf(square / float(4 * a.hidden) + a.rms_eps);
+    float pre[4];
+    for (uint32_t s = 0; s < 4; s++) {
+        pre[s] = sigmoid(total[s] * inverse * a.scale[0] + a.base[s]) + a.hc_eps;
+    }
+    if (blockIdx.x + 1 == gridDim.x) {
+        if (warp > 0) return;
+        float c[16];
+#pragma unroll
+        for (int k = 0; k < 16; k++) c[k] = total[8 + k] * inverse * a.scale[2] + a.base[8 + k];
+        sinkhorn_4(c, a.hc_eps, a.rounds);
+        float* mix = a.mix + uint64_t(r) * PROJECTED;
+        if (lane < 4) {
+            const float m = total[4 + lane] * inverse * a.scale[1] + a.base[4 + lane];
+            mix[4 + lane] = 2.0f * sigmoid(m);
+        }
+        if (lane == 0) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) mix[k] = pre[k];
+#pragma unroll
+            for (int k = 0; k < 16; k++) mix[8 + k] = c[k];
+        }
+        return;
+    }
+    // Σᵢ (Σₛ preₛ Xₛᵢ)², from the products of the streams.
+    float collapsed = pre[0] * pre[0] * g[0] + pre[1] * pre[1] * g[4] + pre[2] * pre[2] * g[7]
+        + pre[3] * pre[3] * g[9];
+    collapsed += 2.0f * (pre[0] * (pre[1] * g[1] + pre[2] * g[2] + pre[3] * g[3])
+                         + pre[1] * (pre[2] * g[5] + pre[3] * g[6]) + pre[2] * pre[3] * g[8]);
+    const float factor = 1.0f / sqrtf(fmaxf(collapsed, 0.0f) / float(a.hidden) + a.rms_eps);
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= a.hidden) return;
+    const float* streams = a.streams + uint64_t(r) * 4 * a.hidden + i;
+    float sum = 0.0f;
+#pragma unroll
+    for (int s = 0; s < 4; s++) sum += pre[s] * streams[s * a.hidden];
+    a.x[uint64_t(r) * a.hidden + i] = a.norm[i] * (sum * factor);
+}

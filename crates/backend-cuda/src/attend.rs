@@ -9,8 +9,8 @@ use crate::kv::{Kv, PooledRows, RowFormat, WindowRows};
 const COMBINE: Kernel = Kernel::new("attend", "attend_combine");
 
 /// Keys that a block decodes together, and its heads.
-const KEYS: usize = 32;
-const HEADS: usize = 8;
+const KEYS: usize = 16;
+const HEADS: usize = 16;
 /// Rows times blocks that share a row's keys, at most.
 const PARTS_MAX: usize = 64;
 /// Channels of a head, at most: 32 in each lane of a warp.
@@ -18,17 +18,17 @@ pub(crate) const DIM_MAX: usize = 1024;
 
 /// The kernel for heads of `dim` channels.
 fn kernel(dim: usize) -> Kernel {
-    let name = match dim.div_ceil(32) {
-        0..=8 => "attend_8",
-        9..=16 => "attend_16",
-        _ => "attend_32",
+    let name = match dim.div_ceil(128) {
+        0..=2 => "attend_2",
+        3..=4 => "attend_4",
+        _ => "attend_8",
     };
     Kernel::new("attend", name)
 }
 
 /// Dynamic shared memory of a block.
 pub(crate) fn shared_bytes(dim: usize) -> usize {
-    4 * KEYS * dim
+    4 * KEYS * dim.next_multiple_of(4)
 }
 
 /// What blocks that share a row's keys leave behind.
@@ -71,8 +71,10 @@ unsafe impl Args for AttendArgs {}
 
 /// Blocks that share a row's keys: enough to fill the device, no more than there are tiles of keys.
 fn splits(parts: &Parts<'_>, n_rows: usize, head_blocks: usize, keys_max: usize) -> usize {
-    let wanted = 2 * parts.gpu.sms() / (n_rows * head_blocks);
-    wanted.min(keys_max.div_ceil(KEYS)).min(PARTS_MAX / n_rows).max(1)
+    let tiles = keys_max.div_ceil(KEYS);
+    let wanted = (parts.gpu.sms() / (n_rows * head_blocks)).min(PARTS_MAX / n_rows).clamp(1, tiles);
+    // As many as there are equal shares: none is empty when all keys are there.
+    tiles.div_ceil(tiles.div_ceil(wanted))
 }
 
 pub(crate) fn attend(

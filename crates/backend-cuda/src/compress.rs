@@ -9,7 +9,11 @@ use crate::{Cuda, Parts};
 
 const STAGE_WINDOW: Kernel = Kernel::new("compress", "stage_window");
 const STAGE_OPEN: Kernel = Kernel::new("compress", "stage_open");
+const COMPRESS_SPAN: Kernel = Kernel::new("compress", "compress_span");
 const CLOSE_ROWS: Kernel = Kernel::new("compress", "close_rows");
+
+/// Spans of so few rows are staged and closed by one block each.
+const SPAN_ROWS_MAX: usize = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -87,6 +91,10 @@ pub(crate) fn compress(
         eps: parts.shape.config.rms_eps,
         pad: 0,
     };
+    if parts.mirror.span_rows_max() <= SPAN_ROWS_MAX {
+        let launch = Launch::new(n_spans, 512).shared(4 * w.width);
+        return parts.gpu.launch(&COMPRESS_SPAN, launch, &args);
+    }
     parts.gpu.launch(&STAGE_OPEN, Launch::grid2(cols.div_ceil(256), n_rows, 256), &args)?;
     let closed_max = parts.mirror.span_rows_max().div_ceil(w.ratio);
     let launch = Launch::grid2(closed_max, n_spans, 256).shared(4 * w.width);

@@ -9,7 +9,9 @@ use crate::gpu::{Buffer, NAME};
 use crate::kv::Kv;
 use crate::step::Mirror;
 use crate::weight::Weight;
-use crate::{Cuda, Prepared, attend, index_top_k, matmul, rope_tail};
+use crate::{
+    Cuda, Prepared, attend, attention_in, hyper_connection, index_top_k, matmul, mixture, rope_tail,
+};
 
 /// Experts whose scores fit into a block's shared memory.
 const EXPERTS_MAX: usize = 6144;
@@ -30,7 +32,10 @@ impl Device for Cuda {
         Scratch::<Buffer, Buffer>::bytes(shape)
             + Mirror::bytes(shape)
             + matmul::Workspace::bytes(shape)
+            + hyper_connection::Workspace::bytes(shape)
+            + attention_in::Workspace::bytes(shape)
             + attend::Workspace::bytes(shape)
+            + mixture::Workspace::bytes(shape)
             + index_top_k::Workspace::bytes(shape)
             + Kv::overhead(shape.config.n_layers() + 1, shape.limits.n_slots)
     }
@@ -42,7 +47,10 @@ impl Device for Cuda {
             shape: shape.clone(),
             mirror: Mirror::new(&self.gpu, shape)?,
             products: matmul::Workspace::new(&self.gpu, shape)?,
+            hyper_connection: hyper_connection::Workspace::new(&self.gpu, shape)?,
+            attention_in: attention_in::Workspace::new(&self.gpu, shape)?,
             attention: attend::Workspace::new(&self.gpu, shape)?,
+            mixture: mixture::Workspace::new(&self.gpu, shape)?,
             index: index_top_k::Workspace::new(&self.gpu, shape)?,
         });
         Ok(())
@@ -138,7 +146,7 @@ fn check(shape: &Shape, shared_max: usize) -> Result<()> {
         }),
     };
     let heads = attend::shared_bytes(c.head_dim) <= shared_max && c.head_dim <= attend::DIM_MAX;
-    let dim_max = attend::DIM_MAX.min(shared_max / attend::shared_bytes(1));
+    let dim_max = attend::DIM_MAX.min(shared_max / attend::shared_bytes(4) * 4);
     need(heads, "attention.key_length", format!("at most {dim_max}"), c.head_dim)?;
     let rope_max = 2 * rope_tail::PAIRS_MAX;
     let rope = c.rope_dim <= rope_max;

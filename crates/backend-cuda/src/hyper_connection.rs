@@ -1,13 +1,16 @@
 //! Hyper-connections: mixing values, collapse and expand.
 
-use backend::{Act, HcWeights, Result};
+use backend::{Act, HcWeights, Result, Shape, SiteWeights};
 
-use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
-use crate::{Cuda, Parts};
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::weight::FloatType;
+use crate::{Cuda, FEW_ROWS, Parts};
 
 const MIX: Kernel = Kernel::new("hyper_connection", "hc_mix");
 const HEAD_MIX: Kernel = Kernel::new("hyper_connection", "hc_head_mix");
 const COLLAPSE: Kernel = Kernel::new("hyper_connection", "hc_collapse");
+const EXPAND_SUMS: Kernel = Kernel::new("hyper_connection", "hc_expand_sums");
+const MIX_NORM: Kernel = Kernel::new("hyper_connection", "hc_mix_norm");
 const EXPAND: Kernel = Kernel::new("hyper_connection", "hc_expand");
 
 #[repr(C)]
@@ -119,4 +122,91 @@ pub(crate) fn expand(
         pad: 0,
     };
     parts.gpu.launch(&EXPAND, Launch::grid2(y.cols.div_ceil(256), n_rows, 256), &args)
+}
+
+/// Channels of a chunk, and sums that it leaves: `CHUNK` and `SUMS` of cuda/hyper_connection.cu.
+const CHUNK: usize = 64;
+const SUMS: usize = 34;
+/// Streams that the fused kernels are made for: every published model's.
+const STREAMS: usize = 4;
+
+/// Sums over chunks of channels.
+pub(crate) struct Workspace {
+    sums: Buffer,
+}
+
+impl Workspace {
+    pub(crate) fn bytes(shape: &Shape) -> usize {
+        let rows = shape.limits.step_rows.min(FEW_ROWS);
+        4 * rows * shape.config.hidden.div_ceil(CHUNK) * SUMS
+    }
+
+    pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
+        Ok(Self { sums: gpu.alloc("hc_sums", Self::bytes(shape))? })
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct NextArgs {
+    streams: DevicePtr,
+    y: DevicePtr,
+    old_mix: DevicePtr,
+    project: DevicePtr,
+    base: DevicePtr,
+    scale: DevicePtr,
+    norm: DevicePtr,
+    sums: DevicePtr,
+    mix: DevicePtr,
+    x: DevicePtr,
+    hidden: u32,
+    project_type: u32,
+    rounds: u32,
+    n_chunks: u32,
+    hc_eps: f32,
+    rms_eps: f32,
+}
+
+// SAFETY: the struct of cuda/hyper_connection.cu, without padding.
+unsafe impl Args for NextArgs {}
+
+/// Whether [`next`] can enter this site for so many rows.
+pub(crate) fn has_next(parts: &Parts<'_>, site: &SiteWeights<Cuda>, n_rows: usize) -> bool {
+    let plain = site.hc.project.matrix().is_ok_and(|project| project.floats().is_some());
+    n_rows <= FEW_ROWS && parts.shape.config.hc.n_streams == STREAMS && plain
+}
+
+/// Expands `y` with the mixing values that `mix` holds, if it is given, and enters `site`.
+pub(crate) fn next(
+    parts: &Parts<'_>,
+    (x, mix): (&Act<Buffer>, &Act<Buffer>),
+    streams: &Act<Buffer>,
+    y: Option<&Act<Buffer>>,
+    site: &SiteWeights<Cuda>,
+    n_rows: usize,
+) -> Result<()> {
+    let (hc, hidden) = (&parts.shape.config.hc, x.cols);
+    let (project, project_type) =
+        site.hc.project.matrix()?.floats().unwrap_or((DevicePtr::NULL, FloatType::F32));
+    let n_chunks = hidden.div_ceil(CHUNK);
+    let args = NextArgs {
+        streams: streams.buf.ptr(),
+        y: y.map_or(DevicePtr::NULL, |y| y.buf.ptr()),
+        old_mix: mix.buf.ptr(),
+        project,
+        base: site.hc.base.values()?,
+        scale: site.hc.scale.values()?,
+        norm: site.norm.values()?,
+        sums: parts.hyper_connection.sums.ptr(),
+        mix: mix.buf.ptr(),
+        x: x.buf.ptr(),
+        hidden: hidden as u32,
+        project_type: project_type as u32,
+        rounds: hc.sinkhorn_iterations as u32,
+        n_chunks: n_chunks as u32,
+        hc_eps: hc.eps,
+        rms_eps: parts.shape.config.rms_eps,
+    };
+    parts.gpu.launch(&EXPAND_SUMS, Launch::grid2(n_chunks, n_rows, 256), &args)?;
+    parts.gpu.launch(&MIX_NORM, Launch::grid2(hidden.div_ceil(256) + 1, n_rows, 256), &args)
 }

@@ -5,6 +5,7 @@
 //! shape is one graph launch. Activations are f32; sums run in fixed orders, without float atomics.
 
 mod attend;
+mod attention_in;
 mod bandwidth;
 mod compress;
 mod device;
@@ -16,6 +17,7 @@ mod index_top_k;
 pub mod kernels;
 mod kv;
 mod matmul;
+mod mixture;
 mod norm;
 mod ops;
 mod rope_tail;
@@ -36,6 +38,9 @@ pub use kv::Kv;
 use step::Mirror;
 pub use weight::Weight;
 
+/// Up to so many rows, launches cost more than arithmetic: operations are fused and steps recorded.
+const FEW_ROWS: usize = 64;
+
 /// One CUDA device.
 pub struct Cuda {
     gpu: Gpu,
@@ -48,7 +53,10 @@ struct Prepared {
     shape: Shape,
     mirror: Mirror,
     products: matmul::Workspace,
+    hyper_connection: hyper_connection::Workspace,
+    attention_in: attention_in::Workspace,
     attention: attend::Workspace,
+    mixture: mixture::Workspace,
     index: index_top_k::Workspace,
 }
 
@@ -88,7 +96,10 @@ impl Cuda {
             shape: &prepared.shape,
             mirror: &prepared.mirror,
             products: &prepared.products,
+            hyper_connection: &prepared.hyper_connection,
+            attention_in: &prepared.attention_in,
             attention: &prepared.attention,
+            mixture: &prepared.mixture,
             index: &prepared.index,
         }
     }
@@ -100,7 +111,10 @@ struct Parts<'a> {
     shape: &'a Shape,
     mirror: &'a Mirror,
     products: &'a matmul::Workspace,
+    hyper_connection: &'a hyper_connection::Workspace,
+    attention_in: &'a attention_in::Workspace,
     attention: &'a attend::Workspace,
+    mixture: &'a mixture::Workspace,
     index: &'a index_top_k::Workspace,
 }
 

@@ -1,8 +1,9 @@
 //! The operations, each in the file of its name.
 
 use backend::{
-    Act, CompressorWeights, Count, ExpertWeights, HcWeights, Ids, Ops, PoolInput, Pooled, Result,
-    Routing, Scratch, Selected, Step,
+    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, ExpertWeights, HcWeights, Ids,
+    MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected, SiteWeights, Step,
+    defaults,
 };
 use model::Rope;
 
@@ -13,8 +14,8 @@ use crate::rope_tail::RopeArgs;
 use crate::route::Choice;
 use crate::weight::Weight;
 use crate::{
-    Cuda, attend, compress, embed, hyper_connection, index_top_k, matmul, norm, rope_tail, route,
-    swiglu,
+    Cuda, FEW_ROWS, attend, attention_in, compress, embed, hyper_connection, index_top_k, matmul,
+    mixture, norm, rope_tail, route, swiglu,
 };
 
 impl Ops for Cuda {
@@ -225,6 +226,64 @@ impl Ops for Cuda {
 
     fn add(&mut self, acc: &mut Act<Buffer>, x: &Act<Buffer>, step: &Step) -> Result<()> {
         swiglu::add(self.parts().gpu, acc, x, step.rows.len())
+    }
+
+    fn hc_enter(
+        &mut self,
+        x: &mut Act<Buffer>,
+        mix: &mut Act<Buffer>,
+        streams: &Act<Buffer>,
+        site: &SiteWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        let (parts, n_rows) = (self.parts(), step.rows.len());
+        if hyper_connection::has_next(&parts, site, n_rows) {
+            return hyper_connection::next(&parts, (x, mix), streams, None, site, n_rows);
+        }
+        defaults::hc_enter(self, x, mix, streams, site, step)
+    }
+
+    fn hc_next(
+        &mut self,
+        x: &mut Act<Buffer>,
+        mix: &mut Act<Buffer>,
+        streams: &mut Act<Buffer>,
+        y: &Act<Buffer>,
+        next: &SiteWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        let (parts, n_rows) = (self.parts(), step.rows.len());
+        if hyper_connection::has_next(&parts, next, n_rows) {
+            return hyper_connection::next(&parts, (x, mix), streams, Some(y), next, n_rows);
+        }
+        self.hc_expand(streams, y, mix, step)?;
+        defaults::hc_enter(self, x, mix, streams, next, step)
+    }
+
+    fn attn_in(
+        &mut self,
+        out: &mut AttentionBuffers<Buffer>,
+        x: &Act<Buffer>,
+        w: &AttentionWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        if step.rows.len() > FEW_ROWS {
+            return defaults::attn_in(self, out, x, w, step);
+        }
+        attention_in::attn_in(&self.parts(), out, x, w, step.rows.len())
+    }
+
+    fn moe(
+        &mut self,
+        y: &mut Act<Buffer>,
+        x: &Act<Buffer>,
+        w: &MoeWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        if step.rows.len() > FEW_ROWS {
+            return defaults::moe(self, y, x, w, step);
+        }
+        mixture::moe(&self.parts(), y, x, w, step.rows.len())
     }
 
     fn scratch(&mut self) -> &mut Option<Box<Scratch<Buffer, Buffer>>> {

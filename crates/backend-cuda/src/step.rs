@@ -2,14 +2,13 @@
 
 use backend::{Result, Shape, Step};
 
+use crate::FEW_ROWS;
 use crate::gpu::{Buffer, DevicePtr, Gpu, StepKey};
 
 /// Words before the tokens.
 const HEADER: usize = 8;
 /// Words of a row.
 const ROW: usize = 12;
-/// Steps of more rows are computed by large kernels; recording them saves nothing.
-const RECORDED_ROWS_MAX: usize = 64;
 /// Contexts up to this one share recordings.
 const CONTEXT_MIN: u32 = 1024;
 
@@ -73,7 +72,7 @@ impl Mirror {
             gpu.upload(&self.buffer, 0, bytemuck::cast_slice(&self.next))?;
             std::mem::swap(&mut self.words, &mut self.next);
         }
-        Ok((step.rows.len() <= RECORDED_ROWS_MAX).then_some(StepKey {
+        Ok((step.rows.len() <= FEW_ROWS).then_some(StepKey {
             rows: step.rows.len() as u32,
             spans: step.spans.len() as u32,
             span_rows_max: self.span_rows_max as u32,

@@ -9,6 +9,7 @@
 //! Nothing here knows a tensor's name, a file, or a protocol.
 
 pub mod cases;
+pub mod defaults;
 mod device;
 mod error;
 mod host_kv;

@@ -283,8 +283,9 @@ impl<B: Ops> Weights<B> {
         let tensors = bind(gguf, config)?;
         let clamp = |i: usize| (config.expert_clamp[i], config.shared_clamp[i]);
         let mut layers = Vec::with_capacity(tensors.layers.len());
-        for (i, layer) in tensors.layers.iter().enumerate() {
-            layers.push(load::layer(be, layer, config, clamp(i))?);
+        for (i, layer) in tensors.layers.into_iter().enumerate() {
+            // Dropped here, so that weights that were made only to be uploaded are freed.
+            layers.push(load::layer(be, &layer, config, clamp(i))?);
         }
         Ok(Self {
             embedding: be.load(&tensors.embedding)?,

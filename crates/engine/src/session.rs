@@ -57,6 +57,11 @@ pub trait Engine: Send {
     /// # Errors
     /// As there.
     fn resume(&mut self, slot: usize, tokens: &[u32]) -> Result<Reuse>;
+    /// See [`Core::fill`].
+    ///
+    /// # Errors
+    /// As there.
+    fn fill(&mut self, slot: usize, n: usize, token: u32) -> Result<()>;
     /// See [`Core::release`].
     fn release(&mut self, slot: usize);
     /// See [`Core::anchor`].
@@ -127,6 +132,10 @@ where
 
     fn resume(&mut self, slot: usize, tokens: &[u32]) -> Result<Reuse> {
         self.resume(slot, tokens)
+    }
+
+    fn fill(&mut self, slot: usize, n: usize, token: u32) -> Result<()> {
+        self.fill(slot, n, token)
     }
 
     fn release(&mut self, slot: usize) {

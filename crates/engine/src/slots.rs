@@ -3,7 +3,7 @@
 use backend::{Ops, PAGE_TOKENS};
 use kvcache::{Anchor, PageKey};
 
-use crate::core::Core;
+use crate::core::{Core, Feed, Wanted};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::session::Reuse;
@@ -20,6 +20,8 @@ pub(crate) struct Slot {
     pub(crate) pages: Vec<u32>,
     /// Name of the last complete page.
     pub(crate) chain: Option<PageKey>,
+    /// Whether the KV is not what the tokens would make, so that nothing of it may be shared.
+    pub(crate) filled: bool,
 }
 
 impl Slot {
@@ -28,6 +30,7 @@ impl Slot {
             tokens: Vec::with_capacity(options.context),
             pages: Vec::with_capacity(options.pages_per_slot()),
             chain: None,
+            filled: false,
         }
     }
 }
@@ -56,6 +59,9 @@ impl<B: Ops> Core<B> {
         let before = self.slots[index].tokens.len();
         self.slots[index].tokens.extend(rows.iter().map(|r| r.token));
         let after = before + n;
+        if self.slots[index].filled {
+            return Ok(());
+        }
         for page in before / PAGE_TOKENS..after / PAGE_TOKENS {
             let slot = &mut self.slots[index];
             let parent = slot.chain.unwrap_or(self.cache.root());
@@ -76,7 +82,7 @@ impl<B: Ops> Core<B> {
     /// The device is lost.
     pub fn anchor(&mut self, slot: usize) -> Result<()> {
         let len = self.slots[slot].tokens.len();
-        if len == 0 {
+        if len == 0 || self.slots[slot].filled {
             return Ok(());
         }
         let mut bytes = Vec::new();
@@ -126,12 +132,52 @@ impl<B: Ops> Core<B> {
         Ok(Reuse { matched, resumed: anchor })
     }
 
+    /// Makes the slot hold `n` tokens without computing most of them, so that speed at a long
+    /// context can be measured: 256 tokens are read, their compressed rows are repeated for all
+    /// pages, and the tokens past the last whole page are read again. Nothing of it enters the
+    /// cache. Other tokens than `token` never occur.
+    ///
+    /// # Errors
+    /// As [`Core::feed`].
+    pub fn fill(&mut self, slot: usize, n: usize, token: u32) -> Result<()> {
+        self.release(slot);
+        self.slots[slot].filled = true;
+        let (pages, rest) = (n / PAGE_TOKENS, n % PAGE_TOKENS);
+        if pages > 0 {
+            self.read_same(slot, PAGE_TOKENS, token)?;
+            self.reserve(slot, (pages - 1) * PAGE_TOKENS)?;
+            for i in 1..pages {
+                let (from, to) = (self.slots[slot].pages[0], self.slots[slot].pages[i]);
+                self.be.copy_page(&mut self.kv, from, to)?;
+            }
+            // At whole pages no window is open, and positions modulo the sliding window agree.
+            let mut state = Vec::new();
+            self.write_state(slot, &mut state)?;
+            self.slots[slot].tokens.resize(pages * PAGE_TOKENS, token);
+            self.read_state(slot, &state)?;
+        }
+        self.read_same(slot, rest, token)
+    }
+
+    fn read_same(&mut self, slot: usize, n: usize, token: u32) -> Result<()> {
+        let tokens = vec![token; self.options.step_rows.min(n)];
+        let mut left = n;
+        while left > 0 {
+            let part = &tokens[..tokens.len().min(left)];
+            self.feed(&[Feed { slot, tokens: part, wanted: Wanted::Last(1) }])?;
+            self.commit_all()?;
+            left -= part.len();
+        }
+        Ok(())
+    }
+
     /// Gives up a slot's sequence. Its complete pages and anchors stay in the cache.
     pub fn release(&mut self, slot: usize) {
         let slot = &mut self.slots[slot];
         slot.pages.drain(..).for_each(|page| self.cache.release(page));
         slot.tokens.clear();
         slot.chain = None;
+        slot.filled = false;
     }
 
     /// Makes slot `to` hold what slot `from` holds. Complete pages are shared.
@@ -157,6 +203,7 @@ impl<B: Ops> Core<B> {
         self.slots[to].tokens.extend_from_slice(&tokens);
         self.slots[from].tokens = tokens;
         self.slots[to].chain = self.slots[from].chain;
+        self.slots[to].filled = self.slots[from].filled;
         let copied = self.reserve(to, 0).and_then(|()| self.read_state(to, &bytes));
         if copied.is_err() {
             self.release(to);

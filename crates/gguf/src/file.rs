@@ -9,7 +9,9 @@ use std::{
 
 use quant::TensorType;
 
-use crate::{Error, Metadata, TensorData, fingerprint, header::Header, source::Source, split};
+use crate::{
+    Error, Generate, Metadata, TensorData, fingerprint, header::Header, source::Source, split,
+};
 
 /// Bytes read between two reports of [`Gguf::touch`].
 const TOUCH_STEP: u64 = 64 << 20;
@@ -20,12 +22,14 @@ const TOUCH_STEP: u64 = 64 << 20;
 /// are open: a read past the new end ends the process with SIGBUS.
 pub struct Gguf {
     path: PathBuf,
-    shards: Vec<Shard>,
+    pub(crate) shards: Vec<Shard>,
     version: u32,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     index: HashMap<String, usize>,
     fingerprint: OnceLock<[u8; 32]>,
+    /// Makes the tensors of a file that exists nowhere.
+    pub(crate) generator: Option<Arc<dyn Generate>>,
 }
 
 /// One directory entry.
@@ -81,7 +85,7 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let label = path.display().to_string();
         let source = Source::map(path)?;
-        let header = Header::parse(&label, source.bytes(), 0)?;
+        let header = Header::parse(&label, source.bytes(), source.len(), 0)?;
         let parts = match split::count(&header.metadata)? {
             1 => vec![(label, source, header)],
             n => split::open_all(path, n)?,
@@ -110,7 +114,7 @@ impl Gguf {
     }
 
     fn from_source(source: Source, label: &str) -> Result<Self, Error> {
-        let header = Header::parse(label, source.bytes(), 0)?;
+        let header = Header::parse(label, source.bytes(), source.len(), 0)?;
         let count = split::count(&header.metadata)?;
         if count != 1 {
             return Err(Error::Split {
@@ -124,7 +128,10 @@ impl Gguf {
     }
 
     /// Joins parts in order. Metadata is that of the first; tensors' names must be unique over all.
-    fn assemble(path: PathBuf, parts: Vec<(String, Source, Header)>) -> Result<Self, Error> {
+    pub(crate) fn assemble(
+        path: PathBuf,
+        parts: Vec<(String, Source, Header)>,
+    ) -> Result<Self, Error> {
         let mut gguf = Self {
             path,
             shards: Vec::with_capacity(parts.len()),
@@ -133,6 +140,7 @@ impl Gguf {
             tensors: Vec::new(),
             index: HashMap::new(),
             fingerprint: OnceLock::new(),
+            generator: None,
         };
         for (i, (file, source, header)) in parts.into_iter().enumerate() {
             for info in header.tensors {
@@ -178,6 +186,11 @@ impl Gguf {
     /// When `info` is another file's and points outside this one.
     #[must_use]
     pub fn data(&self, info: &TensorInfo) -> TensorData {
+        if let Some(generator) = &self.generator {
+            let index = self.index.get(&info.name).copied();
+            let index = index.unwrap_or_else(|| panic!("{} is another file's", info.name));
+            return TensorData::generated(generator.clone(), index, info.clone());
+        }
         let start = info.offset as usize;
         let range = start..start + info.n_bytes as usize;
         TensorData::new(self.shards[info.shard].source.clone(), range)
@@ -189,10 +202,11 @@ impl Gguf {
         &self.path
     }
 
-    /// Bytes of all parts.
+    /// Bytes of all parts; for tensors made on demand, of what they would be.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.shards.iter().map(|s| s.source.bytes().len() as u64).sum()
+        let made = self.generator.is_some().then(|| self.tensors.iter().map(|t| t.n_bytes).sum());
+        self.shards.iter().map(|s| s.source.len()).sum::<u64>() + made.unwrap_or(0)
     }
 
     /// Number of files: 1, or the parts of a split file.
@@ -214,7 +228,7 @@ impl Gguf {
     /// that was forged.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
-        *self.fingerprint.get_or_init(|| fingerprint::of(&self.shards, &self.tensors))
+        *self.fingerprint.get_or_init(|| fingerprint::of(self))
     }
 
     /// Asks the kernel to start reading the whole file from disk, and returns at once.
@@ -228,7 +242,7 @@ impl Gguf {
     ///
     /// `progress` is told (bytes done, bytes in all) every 64 MiB and can stop the reading.
     pub fn touch(&self, mut progress: impl FnMut(u64, u64) -> ControlFlow<()>) -> ControlFlow<()> {
-        let total = self.file_bytes();
+        let total = self.shards.iter().map(|s| s.source.len()).sum();
         let mut done = 0;
         for shard in &self.shards {
             let len = shard.source.bytes().len();

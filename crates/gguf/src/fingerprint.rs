@@ -2,13 +2,17 @@
 
 use std::ops::Range;
 
-use crate::{TensorInfo, file::Shard};
+use crate::{Gguf, TensorInfo, generated};
 
 /// Bytes hashed from the middle of each tensor; smaller tensors are hashed whole.
 const SAMPLE_BYTES: usize = 4096;
 
 /// Hashes every part's header, metadata and directory, then the samples in directory order.
-pub(crate) fn of(shards: &[Shard], tensors: &[TensorInfo]) -> [u8; 32] {
+pub(crate) fn of(gguf: &Gguf) -> [u8; 32] {
+    let (shards, tensors) = (&gguf.shards, gguf.tensors());
+    if let Some(generator) = &gguf.generator {
+        return of_generated(gguf, &**generator);
+    }
     // All the reads are asked for before the first is waited for: on a cold disk that is the
     // difference between one seek after another and a full queue.
     for info in tensors {
@@ -23,6 +27,16 @@ pub(crate) fn of(shards: &[Shard], tensors: &[TensorInfo]) -> [u8; 32] {
     }
     for info in tensors {
         hasher.update(&shards[info.shard].source.bytes()[sample(info)]);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// Hashes the header and the start of every tensor.
+fn of_generated(gguf: &Gguf, generator: &dyn crate::Generate) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(generated::header(&gguf.shards));
+    for (i, info) in gguf.tensors().iter().enumerate() {
+        hasher.update(&generated::sample(generator, i, info, SAMPLE_BYTES));
     }
     *hasher.finalize().as_bytes()
 }

@@ -31,8 +31,14 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Parses and checks the header of `bytes`, the whole file. `shard` is stored in the tensors.
-    pub(crate) fn parse(file: &str, bytes: &[u8], shard: usize) -> Result<Self, Error> {
+    /// Parses and checks the header at the start of `bytes`, of a file of `file_bytes`. `shard` is
+    /// stored in the tensors.
+    pub(crate) fn parse(
+        file: &str,
+        bytes: &[u8],
+        file_bytes: u64,
+        shard: usize,
+    ) -> Result<Self, Error> {
         let mut c = Cursor::new(file, bytes);
         let version = magic_and_version(&mut c)?;
         let n_tensors = c.u64(|| "the tensor count".to_owned())?;
@@ -52,8 +58,7 @@ impl Header {
             entries.push(read_tensor(&mut c, i)?);
         }
         let data_start = c.position().next_multiple_of(alignment);
-        let place =
-            Placement { file, data_start, alignment, file_bytes: bytes.len() as u64, shard };
+        let place = Placement { file, data_start, alignment, file_bytes, shard };
         let tensors = entries.into_iter().map(|e| place.check(e)).collect::<Result<Vec<_>, _>>()?;
         check_disjoint(file, &tensors)?;
         Ok(Self { version, metadata, tensors, data_start: data_start.min(bytes.len() as u64) })

@@ -16,6 +16,7 @@ mod cursor;
 mod error;
 mod file;
 mod fingerprint;
+mod generated;
 mod header;
 mod metadata;
 mod source;
@@ -25,6 +26,7 @@ mod write;
 
 pub use error::Error;
 pub use file::{Gguf, TensorInfo};
+pub use generated::Generate;
 pub use metadata::{FromValue, Metadata, Mismatch};
 pub use source::TensorData;
 pub use value::{Array, Value, ValueType};

@@ -1,10 +1,15 @@
 //! Where a file's bytes live: mapped, embedded or owned; and handles on parts of them.
 
-use std::{fs::File, ops::Range, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    ops::Range,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use memmap2::Mmap;
 
-use crate::Error;
+use crate::{Error, Generate, TensorInfo, generated};
 
 /// Every file's bytes start at a multiple of this, so that a tensor is at least as aligned as its
 /// offset says, up to the default alignment.
@@ -18,6 +23,13 @@ pub(crate) enum Source {
     Owned {
         bytes: Vec<u8>,
         start: usize,
+    },
+    /// One tensor, made when it is first read.
+    Made {
+        made: OnceLock<(Vec<u8>, usize)>,
+        generator: Arc<dyn Generate>,
+        index: usize,
+        info: TensorInfo,
     },
 }
 
@@ -71,6 +83,25 @@ impl Source {
             Self::Mapped(map) => map,
             Self::Static(bytes) => bytes,
             Self::Owned { bytes, start } => &bytes[*start..],
+            Self::Made { made, generator, index, info } => {
+                let (bytes, start) = made.get_or_init(|| {
+                    let len = info.n_bytes as usize;
+                    let mut bytes = vec![0; len + BASE_ALIGNMENT];
+                    let start = bytes.as_ptr().align_offset(BASE_ALIGNMENT).min(BASE_ALIGNMENT);
+                    let out = &mut bytes[start..start + len];
+                    generated::tensor(&**generator, *index, info, out);
+                    (bytes, start)
+                });
+                &bytes[*start..start + info.n_bytes as usize]
+            }
+        }
+    }
+
+    /// Number of bytes; makes none.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Made { info, .. } => info.n_bytes,
+            _ => self.bytes().len() as u64,
         }
     }
 
@@ -96,8 +127,15 @@ pub struct TensorData {
 impl TensorData {
     /// `range` must lie within `source`.
     pub(crate) fn new(source: Arc<Source>, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= source.bytes().len());
+        assert!(range.start <= range.end && range.end as u64 <= source.len());
         Self { source, range }
+    }
+
+    /// A tensor that is made when it is first read.
+    pub(crate) fn generated(generator: Arc<dyn Generate>, index: usize, info: TensorInfo) -> Self {
+        let range = 0..info.n_bytes as usize;
+        let source = Source::Made { made: OnceLock::new(), generator, index, info };
+        Self { source: Arc::new(source), range }
     }
 
     /// A tensor made in memory, for example of parts cut out of a file's tensors.

@@ -48,7 +48,7 @@ fn open_part(
     }
     let label = part.display().to_string();
     let source = Source::map(part)?;
-    let header = Header::parse(&label, source.bytes(), i as usize)?;
+    let header = Header::parse(&label, source.bytes(), source.len(), i as usize)?;
     let found = header.metadata.required::<u64>("split.no")?;
     if found != i {
         return Err(wrong(&header.metadata, "split.no", i, found));

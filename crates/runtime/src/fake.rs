@@ -188,6 +188,12 @@ impl Engine for FakeEngine {
         Ok(Reuse { matched, resumed: self.slots[slot].len() })
     }
 
+    fn fill(&mut self, slot: usize, n: usize, token: u32) -> Result<()> {
+        self.release(slot);
+        self.slots[slot].resize(n, token);
+        Ok(())
+    }
+
     fn release(&mut self, slot: usize) {
         self.slots[slot].clear();
     }

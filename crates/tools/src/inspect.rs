@@ -132,7 +132,7 @@ pub fn inspect(gguf: &Gguf) -> Result<Inspection, model::Error> {
     })
 }
 
-fn spec_of(info: &TensorInfo, role: Role) -> TensorSpec {
+pub(crate) fn spec_of(info: &TensorInfo, role: Role) -> TensorSpec {
     let content = if info.ty.is_integer() {
         Content::HashTable { n_experts: 0 }
     } else if info.dims.len() < 2 || info.name.ends_with("_ape.weight") {

@@ -9,6 +9,7 @@ pub mod layout;
 pub mod machine;
 pub mod plan;
 pub mod recipe;
+pub mod roofline;
 pub mod synth;
 
 pub use layout::TensorSpec;

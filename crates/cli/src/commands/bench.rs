@@ -1,4 +1,4 @@
-//! `keid bench`: speed, and how near it is to what the memory allows.
+//! `keid bench`: speed, and how near it is to what bytes and operations allow.
 
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -6,161 +6,306 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use engine::Options;
+use gguf::Gguf;
 use model::Config;
-use serde_json::json;
+use serde::Serialize;
 use tools::bandwidth::Probe;
-use tools::bench::{Bench, Measured, weight_bytes_per_token};
-use tools::plan::kv;
+use tools::bench::{Bench, Measured};
+use tools::roofline::{Ceilings, Roofline};
+use tools::synth::{Request, Synth};
 
-use crate::Context;
+use super::shape::{PresetArg, QuantArg};
 use crate::open::{BackendArg, ModelArgs};
 use crate::print::Table;
+use crate::term::progress;
+use crate::{Context, UsageError, print, values};
 
 /// Flags of `keid bench`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   keid bench -m model.gguf
-  keid bench -m model.gguf --vs-roofline                beside the memory's speed
-  keid bench -m model.gguf --threads 1,2 --depth 0,8192")]
+  keid bench -m model.gguf --vs-roofline                beside what this machine allows
+  keid bench -m model.gguf --depth 0,2K,8K              at several contexts
+  keid bench -m model.gguf --fill-kv 32K,128K           at contexts that are made up, not read
+  keid bench -m model.gguf --threads 1,2                with one thread and with two
+  keid bench --synth flash --quant q2 --layers 4        full widths with no file")]
 pub(crate) struct Args {
     /// The GGUF file [default: the model inside this binary, if there is one]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "synth")]
     model: Option<PathBuf>,
+    /// Make the weights of a shape in the backend's memory, with no file
+    #[arg(long, value_enum, value_name = "PRESET")]
+    synth: Option<PresetArg>,
+    /// The mixture of storage types of --synth
+    #[arg(long, value_enum, default_value = "q2", requires = "synth")]
+    quant: QuantArg,
+    /// Keep only the first N layers of --synth
+    #[arg(long, value_name = "N", requires = "synth")]
+    layers: Option<usize>,
     /// Where to compute
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendArg,
     /// Threads, one or several counts [default: one for each core]
     #[arg(short, long, value_name = "N,…", value_delimiter = ',')]
     threads: Vec<NonZeroUsize>,
-    /// Tokens of the prompt whose reading is timed
-    #[arg(long, value_name = "N", default_value = "512")]
-    prompt: usize,
-    /// Tokens generated at each depth
+    /// Tokens of the prompt whose reading is timed at each context; 0 times none
+    #[arg(long, value_name = "N", default_value = "512", value_parser = values::tokens)]
+    prompt: u32,
+    /// Tokens generated at each context
     #[arg(long, value_name = "N", default_value = "32")]
     generate: NonZeroUsize,
-    /// Tokens held before generation is timed, one or several counts
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    /// Contexts, in tokens that are read first [default: 0]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = depth)]
     depth: Vec<usize>,
+    /// Contexts whose KV is made up instead of read, so that long ones take no time
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = depth)]
+    fill_kv: Vec<usize>,
     /// Tokens of a prompt that are read at once
     #[arg(long, value_name = "N", default_value = "512")]
     chunk: NonZeroUsize,
-    /// Measure this machine's memory too, and show how much of it generation uses
+    /// Measure this machine in the same run, and show how much of what it allows is reached
     #[arg(long)]
     vs_roofline: bool,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "csv")]
     json: bool,
+    /// Print comma-separated values
+    #[arg(long)]
+    csv: bool,
 }
 
-/// One line of the report.
-struct Line {
+/// A count of tokens; 0 too.
+fn depth(text: &str) -> Result<usize, String> {
+    if text.trim() == "0" { Ok(0) } else { values::tokens(text).map(|n| n as usize) }
+}
+
+/// Everything measured, as printed by `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    backend: &'static str,
+    /// Bytes of weights, and operations, of one token.
+    weight_bytes_per_token: u64,
+    flops_per_token: u64,
+    decode: Vec<Entry>,
+    prefill: Vec<Entry>,
+}
+
+/// One speed.
+#[derive(Clone, Debug, Serialize)]
+struct Entry {
+    /// `None` where the backend chose.
     threads: Option<usize>,
-    measured: Measured,
-    /// Weights and KV read a token.
-    bytes: u64,
-    /// GB/s of a plain read with as many threads.
-    bandwidth: Option<f64>,
-}
-
-impl Line {
-    fn gigabytes(&self) -> f64 {
-        self.bytes as f64 * self.measured.decode / 1e9
-    }
-
-    fn share(&self) -> Option<f64> {
-        self.bandwidth.map(|b| self.gigabytes() / b)
-    }
+    /// Tokens held before.
+    context: usize,
+    /// Tokens read or generated.
+    tokens: usize,
+    tokens_per_second: f64,
+    /// Of what memory (decode), or memory and arithmetic (prefill) allow.
+    percent_of_roofline: Option<f64>,
+    bytes_per_token: u64,
+    flops_per_token: u64,
+    /// Slowest step over the median one; decode alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slowest: Option<f64>,
+    /// GB/s of plain reads, and GFLOP/s from the caches, in this run.
+    memory_gb_per_s: Option<f64>,
+    arithmetic_gflop_per_s: Option<f64>,
 }
 
 impl Args {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let gguf = self.file()?;
+        let config = Config::from_gguf(&gguf)?;
+        let roofline = Roofline::new(&gguf, &config);
         let counts: Vec<Option<NonZeroUsize>> = if self.threads.is_empty() {
             vec![None]
         } else {
             self.threads.iter().copied().map(Some).collect()
         };
-        let mut lines = Vec::new();
+        let mut report = Report {
+            model: config.name.clone(),
+            backend: "",
+            weight_bytes_per_token: roofline.work.bytes,
+            flops_per_token: roofline.work.flops,
+            decode: Vec::new(),
+            prefill: Vec::new(),
+        };
         for threads in counts {
-            self.measure(threads, &mut lines)?;
+            self.measure(&gguf, &config, &roofline, threads, &mut report, context)?;
         }
-        if self.json { print_json(context, &lines) } else { print_table(context, &lines) }
+        if self.json {
+            let text = serde_json::to_string_pretty(&report).context("cannot write JSON")?;
+            Ok(writeln!(context.out, "{text}")?)
+        } else if self.csv {
+            print_csv(context, &report)
+        } else {
+            print_table(context, &report)
+        }
     }
 
-    fn measure(&self, threads: Option<NonZeroUsize>, lines: &mut Vec<Line>) -> anyhow::Result<()> {
-        let model = ModelArgs {
+    /// The file, or one that exists nowhere.
+    fn file(&self) -> anyhow::Result<Gguf> {
+        let Some(preset) = self.synth else { return self.model_args(None).file() };
+        let request = Request {
+            preset: preset.into(),
+            recipe: self.quant.into(),
+            n_layers: self.layers,
+            seed: 0,
+        };
+        let synth = Synth::new(request).map_err(|error| UsageError(error.to_string()))?;
+        Ok(synth.into_gguf()?)
+    }
+
+    fn model_args(&self, threads: Option<NonZeroUsize>) -> ModelArgs {
+        ModelArgs {
             model: self.model.clone(),
             backend: self.backend,
             threads,
             ctx: None,
             chunk: self.chunk,
             prompt_format: None,
-        };
-        let gguf = model.file()?;
-        let config = Config::from_gguf(&gguf)?;
-        let benches: Vec<Bench> = self.benches();
-        let longest = benches.iter().map(Bench::context).max().unwrap_or(1);
-        let options = Options { anchor_bytes: 0, ..Options::single(longest, self.chunk.get()) };
-        let bandwidth = self.vs_roofline.then(|| {
-            let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-            Probe::standard(threads.unwrap_or(all)).measure()
-        });
-        let (mut engine, _) = model.engine(&gguf, &config, options)?;
-        let weights = weight_bytes_per_token(&gguf, &config);
-        for bench in benches {
-            let measured = bench.run(&mut *engine)?;
-            let kv = kv::read_per_token(&config, kv::RowFormat::Model, bench.depth as u64);
-            let bytes = weights + kv;
-            let threads = threads.map(NonZeroUsize::get);
-            lines.push(Line { threads, measured, bytes, bandwidth });
         }
+    }
+
+    fn measure(
+        &self,
+        gguf: &Gguf,
+        config: &Config,
+        roofline: &Roofline,
+        threads: Option<NonZeroUsize>,
+        report: &mut Report,
+        context: &Context,
+    ) -> anyhow::Result<()> {
+        let benches = self.benches();
+        let longest = benches.iter().map(Bench::positions).max().unwrap_or(1);
+        let options = Options { anchor_bytes: 0, ..Options::single(longest, self.chunk.get()) };
+        let (mut engine, _) = self.model_args(threads).engine(gguf, config, options)?;
+        report.backend = engine.info().backend;
+        let ceilings = self.vs_roofline.then(|| ceilings(roofline, threads));
+        let bar = progress::tokens_bar(context.quiet);
+        bar.set_length(benches.iter().map(Bench::steps).sum::<usize>() as u64);
+        for bench in benches {
+            let measured = bench.run(&mut *engine, &mut |n| bar.inc(n as u64))?;
+            self.enter(report, &measured, roofline, ceilings, threads);
+        }
+        bar.finish_and_clear();
         Ok(())
     }
 
-    /// The prompt is timed once, with the first depth.
-    fn benches(&self) -> Vec<Bench> {
-        let bench = |(i, &depth): (usize, &usize)| Bench {
-            prompt: if i == 0 { self.prompt } else { 0 },
-            generate: self.generate.get(),
-            depth,
+    fn enter(
+        &self,
+        report: &mut Report,
+        m: &Measured,
+        roofline: &Roofline,
+        ceilings: Option<Ceilings>,
+        threads: Option<NonZeroUsize>,
+    ) {
+        let entry = |context: usize, tokens: usize, speed: f64, roof: Option<f64>| Entry {
+            threads: threads.map(NonZeroUsize::get),
+            context,
+            tokens,
+            tokens_per_second: speed,
+            percent_of_roofline: roof.map(|roof| 100.0 * speed / roof),
+            bytes_per_token: roofline.decode_bytes(context),
+            flops_per_token: roofline.flops(context),
+            slowest: None,
+            memory_gb_per_s: ceilings.map(|c| c.bandwidth),
+            arithmetic_gflop_per_s: ceilings.and_then(|c| c.arithmetic),
         };
-        self.depth.iter().enumerate().map(bench).collect()
+        let roof = ceilings.map(|c| roofline.decode(c, m.context));
+        let decode = entry(m.context, self.generate.get(), m.decode, roof);
+        report.decode.push(Entry { slowest: Some(m.jitter), ..decode });
+        if let Some(speed) = m.prefill {
+            let (at, n, chunk) = (m.prefill_context, self.prompt as usize, self.chunk.get());
+            let roof = ceilings.map(|c| roofline.prefill(c, at, n, chunk));
+            report.prefill.push(entry(at, n, speed, roof));
+        }
+    }
+
+    fn benches(&self) -> Vec<Bench> {
+        let bench = |filled: bool| {
+            let (prompt, generate) = (self.prompt as usize, self.generate.get());
+            move |&context: &usize| Bench { prompt, generate, context, filled }
+        };
+        let mut benches: Vec<Bench> = self.depth.iter().map(bench(false)).collect();
+        benches.extend(self.fill_kv.iter().map(bench(true)));
+        if benches.is_empty() {
+            benches.push(bench(false)(&0));
+        }
+        benches
     }
 }
 
-fn print_table(context: &mut Context, lines: &[Line]) -> anyhow::Result<()> {
-    let titles = ["threads", "depth", "prefill t/s", "decode t/s", "GB/s", "of memory", "slowest"];
+/// This machine's rates with so many threads.
+fn ceilings(roofline: &Roofline, threads: Option<NonZeroUsize>) -> Ceilings {
+    let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let threads = threads.unwrap_or(all);
+    let bandwidth = Probe::standard(threads).measure();
+    Ceilings { bandwidth, arithmetic: Some(roofline.arithmetic(threads)) }
+}
+
+fn percent(entry: &Entry) -> String {
+    entry.percent_of_roofline.map_or(String::new(), |p| format!("{p:.0} %"))
+}
+
+fn print_table(context: &mut Context, report: &Report) -> anyhow::Result<()> {
+    let titles = ["", "threads", "context", "tokens", "t/s", "GB/s", "GFLOP/s", "of roofline", ""];
     let mut table = Table::new(titles);
-    for line in lines {
-        let m = &line.measured;
+    let rows = report.prefill.iter().map(|entry| ("prefill", entry));
+    for (what, entry) in rows.chain(report.decode.iter().map(|entry| ("decode", entry))) {
+        let speed = entry.tokens_per_second;
+        // A prompt's weights are read once a chunk: bytes a token say nothing there.
+        let decode = what == "decode";
         table.row([
-            line.threads.map_or("all".to_owned(), |n| n.to_string()),
-            m.depth.to_string(),
-            if m.prefill > 0.0 { format!("{:.1}", m.prefill) } else { String::new() },
-            format!("{:.2}", m.decode),
-            format!("{:.2}", line.gigabytes()),
-            line.share().map_or(String::new(), |s| format!("{:.0} %", 100.0 * s)),
-            format!("{:.1}×", m.jitter),
+            what.to_owned(),
+            entry.threads.map_or("all".to_owned(), |n| n.to_string()),
+            print::count(entry.context as u64),
+            entry.tokens.to_string(),
+            print::rate(speed),
+            if decode {
+                format!("{:.1}", entry.bytes_per_token as f64 * speed / 1e9)
+            } else {
+                String::new()
+            },
+            format!("{:.0}", entry.flops_per_token as f64 * speed / 1e9),
+            percent(entry),
+            entry.slowest.map_or(String::new(), |s| format!("slowest step {s:.1}×")),
         ]);
     }
     table.print(&mut context.out)?;
-    if let Some(bandwidth) = lines.first().and_then(|l| l.bandwidth) {
-        writeln!(context.out, "\nA plain read of memory reaches {bandwidth:.1} GB/s.")?;
+    if let Some(Entry { memory_gb_per_s: Some(bandwidth), arithmetic_gflop_per_s, .. }) =
+        report.decode.first()
+    {
+        let arithmetic = arithmetic_gflop_per_s
+            .map_or(String::new(), |rate| format!(", products from the caches {rate:.0} GFLOP/s"));
+        writeln!(
+            context.out,
+            "\nA token reads {} of weights and takes {:.2} GFLOP. In this run, plain reads of memory \
+             reach {bandwidth:.1} GB/s{arithmetic}.",
+            print::bytes(report.weight_bytes_per_token),
+            report.flops_per_token as f64 / 1e9,
+        )?;
     }
     Ok(())
 }
 
-fn print_json(context: &mut Context, lines: &[Line]) -> anyhow::Result<()> {
-    let value = |line: &Line| {
-        json!({
-            "threads": line.threads,
-            "measured": line.measured,
-            "bytes_per_token": line.bytes,
-            "memory_gb_per_s": line.bandwidth,
-            "share_of_memory": line.share(),
-        })
-    };
-    let report: Vec<_> = lines.iter().map(value).collect();
-    let text = serde_json::to_string_pretty(&report).context("cannot write JSON")?;
-    Ok(writeln!(context.out, "{text}")?)
+fn print_csv(context: &mut Context, report: &Report) -> anyhow::Result<()> {
+    writeln!(
+        context.out,
+        "what,threads,context,tokens,tokens_per_second,percent_of_roofline,bytes_per_token,\
+         flops_per_token"
+    )?;
+    let rows = report.prefill.iter().map(|entry| ("prefill", entry));
+    for (what, e) in rows.chain(report.decode.iter().map(|entry| ("decode", entry))) {
+        let threads = e.threads.map_or(String::new(), |n| n.to_string());
+        let percent = e.percent_of_roofline.map_or(String::new(), |p| format!("{p:.2}"));
+        writeln!(
+            context.out,
+            "{what},{threads},{},{},{:.4},{percent},{},{}",
+            e.context, e.tokens, e.tokens_per_second, e.bytes_per_token, e.flops_per_token
+        )?;
+    }
+    Ok(())
 }

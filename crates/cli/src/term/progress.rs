@@ -20,6 +20,11 @@ pub(crate) fn bytes_bar(doing: &str, quiet: bool) -> ProgressBar {
     bar(&format!("{doing} {what}"), quiet)
 }
 
+/// A bar of tokens on standard error.
+pub(crate) fn tokens_bar(quiet: bool) -> ProgressBar {
+    bar("measuring {bar:30} {human_pos} of {human_len} tokens, {eta} left", quiet)
+}
+
 fn bar(template: &str, quiet: bool) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(None, target);

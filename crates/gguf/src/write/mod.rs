@@ -151,7 +151,7 @@ impl Layout {
     }
 
     /// The header, and the tensors with offsets from the start of the file.
-    fn seal(self) -> (Vec<u8>, Vec<TensorInfo>) {
+    pub(crate) fn seal(self) -> (Vec<u8>, Vec<TensorInfo>) {
         let header = self.header();
         let mut tensors = self.tensors;
         for t in &mut tensors {

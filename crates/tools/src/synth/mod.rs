@@ -11,9 +11,10 @@ mod tokenizer;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use gguf::{Layout, ParallelWriter};
+use gguf::{Generate, Gguf, Layout, ParallelWriter};
 use half::f16;
 use model::{Config, Preset};
 use quant::TensorType;
@@ -175,6 +176,19 @@ impl Synth {
         made.map_err(|ty| Error::Type { tensor: tensor.name.clone(), ty })
     }
 
+    /// The model as a file that exists nowhere: its weights are made when a backend loads them.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write) for what cannot be laid out.
+    pub fn into_gguf(self) -> Result<Gguf, Error> {
+        for index in 0..self.tensors.len() {
+            // No block is made; a type that has no random blocks is found.
+            self.fill(index, 0, &mut [])?;
+        }
+        let (label, layout) = (self.config.name.clone(), self.layout()?);
+        Ok(Gguf::generated(&label, layout, Arc::new(self))?)
+    }
+
     /// Bytes of the written file.
     ///
     /// # Errors
@@ -257,6 +271,15 @@ impl Synth {
             progress.written.fetch_add(part.len, Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+impl Generate for Synth {
+    fn fill(&self, tensor: usize, offset: u64, out: &mut [u8]) {
+        let block = self.tensors[tensor].ty.block_bytes() as u64;
+        if let Err(error) = Synth::fill(self, tensor, offset / block, out) {
+            unreachable!("`into_gguf` has tried every type: {error}");
+        }
     }
 }
 

@@ -1,0 +1,101 @@
+//! Default bodies of the coarse operations: their specification, and what a backend that overrides one
+//! falls back to.
+
+use model::LayerKind;
+
+use crate::device::Act;
+use crate::error::Result;
+use crate::ops::{AttentionBuffers, Ops};
+use crate::scratch::with_scratch;
+use crate::step::{Count, Step};
+use crate::weights::{AttentionWeights, MoeWeights, RouterWeights, SiteWeights};
+
+/// See [`Ops::hc_enter`].
+///
+/// # Errors
+/// The backend's.
+pub fn hc_enter<D: Ops>(
+    be: &mut D,
+    x: &mut Act<D::Buf>,
+    mix: &mut Act<D::Buf>,
+    streams: &Act<D::Buf>,
+    site: &SiteWeights<D>,
+    step: &Step,
+) -> Result<()> {
+    with_scratch(be, |be, s| {
+        be.rms_norm_plain(&mut s.flat, streams, streams.cols, step, Count::Rows)?;
+        be.matmul(&mut s.mix_logits, &s.flat, &site.hc.project, step, Count::Rows)?;
+        be.hc_mix(mix, &s.mix_logits, &site.hc, step)?;
+        be.hc_collapse(&mut s.collapsed, streams, mix, step, Count::Rows)?;
+        be.rms_norm(x, &s.collapsed, &site.norm, step, Count::Rows)
+    })
+}
+
+/// See [`Ops::attn_in`].
+///
+/// # Errors
+/// The backend's.
+pub fn attn_in<D: Ops>(
+    be: &mut D,
+    out: &mut AttentionBuffers<D::Buf>,
+    x: &Act<D::Buf>,
+    w: &AttentionWeights<D>,
+    step: &Step,
+) -> Result<()> {
+    let head_dim = out.kv.cols;
+    with_scratch(be, |be, s| {
+        // Queries: low rank down, norm, up, a norm per head, rotation of the tail.
+        be.matmul(&mut s.q_latent_raw, x, &w.q_a, step, Count::Rows)?;
+        be.rms_norm(&mut out.q_latent, &s.q_latent_raw, &w.q_a_norm, step, Count::Rows)?;
+        be.matmul(&mut s.q_raw, &out.q_latent, &w.q_b, step, Count::Rows)?;
+        be.rms_norm_plain(&mut out.q, &s.q_raw, head_dim, step, Count::Rows)?;
+        be.rope_tail(&mut out.q, head_dim, &w.rope, false, step)?;
+        // One KV head; the same row is key and value.
+        be.matmul(&mut s.kv_raw, x, &w.kv, step, Count::Rows)?;
+        be.rms_norm(&mut out.kv, &s.kv_raw, &w.kv_norm, step, Count::Rows)?;
+        be.rope_tail(&mut out.kv, head_dim, &w.rope, false, step)
+    })?;
+    if let Some(compressor) = &w.compressor {
+        let pool = if w.kind == LayerKind::Csa { &mut out.csa } else { &mut out.hca };
+        be.matmul(&mut pool.kv, x, &compressor.kv, step, Count::Rows)?;
+        be.matmul(&mut pool.gate, x, &compressor.gate, step, Count::Rows)?;
+    }
+    if let Some(indexer) = &w.indexer {
+        be.matmul(&mut out.index.kv, x, &indexer.compressor.kv, step, Count::Rows)?;
+        be.matmul(&mut out.index.gate, x, &indexer.compressor.gate, step, Count::Rows)?;
+        be.matmul(&mut out.index_q, &out.q_latent, &indexer.q_b, step, Count::Rows)?;
+        be.rope_tail(&mut out.index_q, indexer.compressor.width, &w.rope, false, step)?;
+        be.matmul(&mut out.index_weights, x, &indexer.proj, step, Count::Rows)?;
+    }
+    Ok(())
+}
+
+/// See [`Ops::moe`].
+///
+/// # Errors
+/// The backend's.
+pub fn moe<D: Ops>(
+    be: &mut D,
+    y: &mut Act<D::Buf>,
+    x: &Act<D::Buf>,
+    w: &MoeWeights<D>,
+    step: &Step,
+) -> Result<()> {
+    with_scratch(be, |be, s| {
+        be.matmul(&mut s.router_logits, x, &w.gate, step, Count::Rows)?;
+        match &w.router {
+            RouterWeights::TopK { bias } => {
+                be.route_top_k(&mut s.routing, &s.router_logits, bias, step)?;
+            }
+            RouterWeights::Hash { table } => {
+                be.route_hash(&mut s.routing, &s.router_logits, table, step)?;
+            }
+        }
+        be.routed_experts(y, x, &w.routed, &s.routing, step)?;
+        be.matmul(&mut s.shared.gate, x, &w.shared.gate, step, Count::Rows)?;
+        be.matmul(&mut s.shared.up, x, &w.shared.up, step, Count::Rows)?;
+        be.swiglu(&mut s.shared.gate, &s.shared.up, w.shared.clamp, step)?;
+        be.matmul(&mut s.shared_out, &s.shared.gate, &w.shared.down, step, Count::Rows)?;
+        be.add(y, &s.shared_out, step)
+    })
+}
