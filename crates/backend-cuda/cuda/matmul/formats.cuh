@@ -93,36 +93,67 @@ DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t selectors) {
 
 struct Q8_0 {
     enum { CHUNK = Q8_0_CHUNK, KIND = PER_TILE, MINS = 0, DEPTH = 1 };
-    struct Raw {
-        uint4 q[TILES], d[2];
+    // Two tiles and their scales.
+    struct Pair {
+        uint4 q[2];
+        uint2 d;
     };
+    struct Raw {
+        Pair pairs[TILES / 2];
+    };
+    template <class From>
+    static MEMBER void load_pair(Pair& p, const From& from, uint32_t lane, uint32_t pair) {
+        p.q[0] = from.get16(1024 * pair + 16 * lane);
+        p.q[1] = from.get16(1024 * pair + 512 + 16 * lane);
+        p.d = from.get8(Q8_0_SCALES + 32 * (lane / 4) + 8 * pair);
+    }
     template <class From>
     static MEMBER void load(Raw& r, const From& from, uint32_t lane) {
 #pragma unroll
-        for (int i = 0; i < TILES; i++) r.q[i] = from.get16(512 * i + 16 * lane);
+        for (int i = 0; i < TILES; i++) r.pairs[i / 2].q[i % 2] = from.get16(512 * i + 16 * lane);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            r.d[i] = from.get16(Q8_0_SCALES + 32 * (lane / 4) + 16 * i);
+            const uint4 d = from.get16(Q8_0_SCALES + 32 * (lane / 4) + 16 * i);
+            r.pairs[2 * i].d = make_uint2(d.x, d.y);
+            r.pairs[2 * i + 1].d = make_uint2(d.z, d.w);
         }
     }
+    static MEMBER void tile(uint32_t (&a)[4], const Pair& p, int j) {
+        a[0] = p.q[j].x, a[1] = p.q[j].y, a[2] = p.q[j].z, a[3] = p.q[j].w;
+    }
+    static MEMBER float scale(const Pair& p, int j, int half) {
+        return pick_half(word(p.d, j), half);
+    }
     static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t*) {
-        a[0] = r.q[i].x, a[2] = r.q[i].y, a[1] = r.q[i].z, a[3] = r.q[i].w;
+        tile(a, r.pairs[i / 2], i % 2);
     }
     static MEMBER float scale(const Raw& r, int i, int half) {
-        return pick_half(word(r.d[i / 4], i % 4), half);
+        return scale(r.pairs[i / 2], i % 2, half);
     }
 };
 
 struct Mxfp4 {
     enum { CHUNK = MXFP4_CHUNK, KIND = PER_TILE, MINS = 0, DEPTH = 2 };
+    struct Pair {
+        uint4 q;
+        uint32_t e;
+    };
     struct Raw {
-        uint4 q[TILES / 2], e;
+        Pair pairs[TILES / 2];
     };
     template <class From>
+    static MEMBER void load_pair(Pair& p, const From& from, uint32_t lane, uint32_t pair) {
+        p.q = from.get16(512 * pair + 16 * lane);
+        p.e = from.get4(MXFP4_SCALES + 16 * (lane / 4) + 4 * pair);
+    }
+    template <class From>
     static MEMBER void load(Raw& r, const From& from, uint32_t lane) {
+        const uint4 e = from.get16(MXFP4_SCALES + 16 * (lane / 4));
 #pragma unroll
-        for (int i = 0; i < TILES / 2; i++) r.q[i] = from.get16(512 * i + 16 * lane);
-        r.e = from.get16(MXFP4_SCALES + 16 * (lane / 4));
+        for (int i = 0; i < TILES / 2; i++) {
+            r.pairs[i].q = from.get16(512 * i + 16 * lane);
+            r.pairs[i].e = word(e, i);
+        }
     }
     // Four codes of E2M1 as twice their values.
     static MEMBER uint32_t values(uint32_t codes) {
@@ -131,14 +162,20 @@ struct Mxfp4 {
         const uint32_t minus = pick_bytes(0xfdfeff00, 0xf4f8fafc, magnitudes);
         return pick_bytes(plus, minus, 0x3210 | (codes >> 1 & 0x4444));
     }
-    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t*) {
-        const uint32_t g = word(r.q[i / 2], i % 2 * 2), g8 = word(r.q[i / 2], i % 2 * 2 + 1);
+    static MEMBER void tile(uint32_t (&a)[4], const Pair& p, int j) {
+        const uint32_t g = word(p.q, 2 * j), g8 = word(p.q, 2 * j + 1);
         a[0] = values(g), a[2] = values(g >> 16), a[1] = values(g8), a[3] = values(g8 >> 16);
     }
     // Half of 2^(e - 127); e of 0 and 1 make subnormal numbers.
-    static MEMBER float scale(const Raw& r, int i, int half) {
-        const uint32_t e = word(r.e, half * 2 + i / 4) >> (i % 4 * 8) & 255;
+    static MEMBER float scale(const Pair& p, int j, int half) {
+        const uint32_t e = p.e >> (16 * half + 8 * j) & 255;
         return __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23);
+    }
+    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t*) {
+        tile(a, r.pairs[i / 2], i % 2);
+    }
+    static MEMBER float scale(const Raw& r, int i, int half) {
+        return scale(r.pairs[i / 2], i % 2, half);
     }
 };
 

@@ -80,20 +80,24 @@ struct Gemm {
     }
 
     template <int ACTIVE>
-    MEMBER void multiply_per_tile(const typename F::Raw (&w)[2], const uint8_t* codes,
-                                  const uint32_t* grid) {
+    MEMBER void multiply_per_tile(const Near (&from)[2], const uint8_t* codes) {
+        const uint32_t lane = threadIdx.x % 32;
         int start[4];
         sums_in_floats(start);
-#pragma unroll
-        for (int pair = 0; pair < TILES / 2; pair++) {
+        // Rolled: unrolled, more is loaded ahead than there are registers.
+#pragma unroll 1
+        for (uint32_t pair = 0; pair < TILES / 2; pair++) {
             uint32_t a[2][2][4];
             float d[2][2][2];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int j = i / 2, p = i % 2;
-                F::tile(a[j][p], w[p], 2 * pair + j, grid);
-                d[j][p][0] = F::scale(w[p], 2 * pair + j, 0);
-                d[j][p][1] = F::scale(w[p], 2 * pair + j, 1);
+            for (int p = 0; p < 2; p++) {
+                typename F::Pair w;
+                F::load_pair(w, from[p], lane, pair);
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    F::tile(a[j][p], w, j);
+                    d[j][p][0] = F::scale(w, j, 0), d[j][p][1] = F::scale(w, j, 1);
+                }
             }
 #pragma unroll
             for (int n = 0; n < ACTIVE; n++) {
@@ -207,12 +211,14 @@ struct Gemm {
     template <int ACTIVE>
     MEMBER void multiply(const uint8_t* stage, const uint32_t* grid) {
         const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        typename F::Raw w[2];
-#pragma unroll
-        for (int p = 0; p < 2; p++) F::load(w[p], Near{stage + (warp % 4 * 2 + p) * F::CHUNK}, lane);
+        const uint8_t* first = stage + warp % 4 * 2 * F::CHUNK;
+        const Near from[2] = {{first}, {first + F::CHUNK}};
         if constexpr (F::KIND == PER_TILE) {
-            multiply_per_tile<ACTIVE>(w, stage + WEIGHTS, grid);
+            multiply_per_tile<ACTIVE>(from, stage + WEIGHTS);
         } else {
+            typename F::Raw w[2];
+            F::load(w[0], from[0], lane);
+            F::load(w[1], from[1], lane);
             multiply_per_chunk<ACTIVE>(w, stage + WEIGHTS, grid);
         }
     }
