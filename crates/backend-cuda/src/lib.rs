@@ -35,6 +35,7 @@ use driver::{Description, Driver};
 pub use gpu::Buffer;
 use gpu::Gpu;
 pub use kv::Kv;
+pub use matmul::Matrix;
 use step::Mirror;
 pub use weight::Weight;
 

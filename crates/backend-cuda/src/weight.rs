@@ -10,25 +10,13 @@ use crate::matmul::Matrix;
 /// How plain values are stored; the tags of `load_float` in `cuda/common.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum FloatType {
+pub(crate) enum FloatType {
     /// 32 bits.
     F32 = 0,
     /// IEEE half precision.
     F16 = 1,
     /// The upper half of an f32.
     BF16 = 2,
-}
-
-impl FloatType {
-    /// The plain float types of files.
-    pub(crate) fn of(ty: TensorType) -> Option<Self> {
-        match ty {
-            TensorType::F32 => Some(Self::F32),
-            TensorType::F16 => Some(Self::F16),
-            TensorType::BF16 => Some(Self::BF16),
-            _ => None,
-        }
-    }
 }
 
 /// A weight.

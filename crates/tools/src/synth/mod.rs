@@ -36,6 +36,9 @@ pub struct Request {
     pub seed: u64,
 }
 
+/// Tensors of so many bytes are made by all processors together.
+const PARALLEL_BYTES: usize = 16 << 20;
+
 /// A synthetic model, ready to be written to a file or into a backend's memory.
 #[derive(Clone, Debug)]
 pub struct Synth {
@@ -276,10 +279,23 @@ impl Synth {
 
 impl Generate for Synth {
     fn fill(&self, tensor: usize, offset: u64, out: &mut [u8]) {
-        let block = self.tensors[tensor].ty.block_bytes() as u64;
-        if let Err(error) = Synth::fill(self, tensor, offset / block, out) {
-            unreachable!("`into_gguf` has tried every type: {error}");
-        }
+        let block = self.tensors[tensor].ty.block_bytes();
+        let threads = match out.len() {
+            0..PARALLEL_BYTES => 1,
+            _ => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        };
+        let part = (out.len() / block).div_ceil(threads).max(1) * block;
+        let made = |i: usize, out: &mut [u8]| {
+            let first = (offset as usize + i * part) / block;
+            if let Err(error) = Synth::fill(self, tensor, first as u64, out) {
+                unreachable!("`into_gguf` has tried every type: {error}");
+            }
+        };
+        std::thread::scope(|scope| {
+            for (i, out) in out.chunks_mut(part).enumerate() {
+                scope.spawn(move || made(i, out));
+            }
+        });
     }
 }
 
