@@ -45,12 +45,12 @@ DEVICE void experts_up(const UpArgs& a) {
     m.w += uint64_t(min(id, bank.n_experts - 1)) * m.expert_bytes;
     const uint32_t row_bytes = is_up ? bank.up_row_bytes : bank.gate_row_bytes;
     const Input in = {(is_up ? bank.up_x : bank.gate_x) + uint64_t(row) * row_bytes, row_bytes, 1};
-    float acc[4] = {0, 0, 0, 0};
+    float acc[1][4] = {{0, 0, 0, 0}};
     const Part part = {blockIdx.x, warp % UP_WARPS, UP_WARPS};
-    add_part<0, LAYOUTS>(acc, m, in, part, grid);
+    add_part<0, LAYOUTS, 1>(acc, m, in, part, grid);
     if (lane % 4 == 0) {
-        sums[warp][lane / 4] = acc[0];
-        sums[warp][lane / 4 + 8] = acc[2];
+        sums[warp][lane / 4] = acc[0][0];
+        sums[warp][lane / 4 + 8] = acc[0][2];
     }
     __syncthreads();
     const uint32_t at = blockIdx.x * CHUNK_ROWS + threadIdx.x;
@@ -101,12 +101,12 @@ DEVICE void experts_down(const DownArgs& a) {
         Matrix m = shared ? a.shared_down : a.down;
         m.w += uint64_t(id) * m.expert_bytes;
         const Input in = {(shared ? a.shared_x : a.x) + uint64_t(pair) * row_bytes, row_bytes, 1};
-        float acc[4] = {0, 0, 0, 0};
+        float acc[1][4] = {{0, 0, 0, 0}};
         const Grid grid = {reinterpret_cast<const uint32_t*>(levels), needed && i == 0};
-        add_part<0, LAYOUTS>(acc, m, in, {blockIdx.x, warp, DOWN_WARPS}, grid);
+        add_part<0, LAYOUTS, 1>(acc, m, in, {blockIdx.x, warp, DOWN_WARPS}, grid);
         if (lane % 4 == 0) {
-            sums[i][warp][lane / 4] = acc[0];
-            sums[i][warp][lane / 4 + 8] = acc[2];
+            sums[i][warp][lane / 4] = acc[0][0];
+            sums[i][warp][lane / 4 + 8] = acc[0][2];
         }
     }
     __syncthreads();

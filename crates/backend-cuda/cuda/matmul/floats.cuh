@@ -94,21 +94,25 @@ struct Eight {
 };
 
 // 32 columns: eight of rows g and g + 8 a lane.
-template <int TYPE>
-DEVICE void add_columns(float (&acc)[4], const float (&a)[8], const float (&a8)[8],
+template <int TYPE, int GROUPS>
+DEVICE void add_columns(float (&acc)[GROUPS][4], const float (&a)[8], const float (&a8)[8],
                         const FloatRows& x, uint32_t k) {
-    const uint32_t g = threadIdx.x % 32 / 4;
-    float b[8] = {0, 0, 0, 0, 0, 0, 0, 0}, c[4] = {0, 0, 0, 0};
-    if (g < x.n_rows) load_eight<FLOAT_F32>(b, x, g, k);
 #pragma unroll
-    for (int i = 0; i < 8; i += 2) add_pair<TYPE>(c, a + i, a8 + i, b + i);
+    for (int group = 0; group < GROUPS; group++) {
+        const uint32_t row = 8 * group + threadIdx.x % 32 / 4;
+        if (group > 0 && uint32_t(8 * group) >= x.n_rows) break;
+        float b[8] = {0, 0, 0, 0, 0, 0, 0, 0}, c[4] = {0, 0, 0, 0};
+        if (row < x.n_rows) load_eight<FLOAT_F32>(b, x, row, k);
 #pragma unroll
-    for (int i = 0; i < 4; i++) acc[i] += c[i];
+        for (int i = 0; i < 8; i += 2) add_pair<TYPE>(c, a + i, a8 + i, b + i);
+#pragma unroll
+        for (int i = 0; i < 4; i++) acc[group][i] += c[i];
+    }
 }
 
 // Columns of chunks `first`, `first + step`, ... of the 16 rows from `row` on.
-template <int TYPE>
-DEVICE void add_float_chunks(float (&acc)[4], const FloatRows& w, uint32_t row, const FloatRows& x,
+template <int TYPE, int GROUPS>
+DEVICE void add_float_chunks(float (&acc)[GROUPS][4], const FloatRows& w, uint32_t row, const FloatRows& x,
                              uint32_t first, uint32_t step) {
     const uint32_t g = threadIdx.x % 32 / 4, own = 8 * (threadIdx.x % 4);
     const uint32_t row_g = min(row + g, w.n_rows - 1), row_g8 = min(row + g + 8, w.n_rows - 1);
@@ -131,7 +135,7 @@ DEVICE void add_float_chunks(float (&acc)[4], const FloatRows& w, uint32_t row, 
                     float a[8], a8[8];
                     g_bits[i].values(a);
                     g8_bits[i].values(a8);
-                    add_columns<TYPE>(acc, a, a8, x, k + 32 * i + own);
+                    add_columns<TYPE, GROUPS>(acc, a, a8, x, k + 32 * i + own);
                 }
             }
             continue;
@@ -141,7 +145,7 @@ DEVICE void add_float_chunks(float (&acc)[4], const FloatRows& w, uint32_t row, 
             float a[8], a8[8];
             load_eight<TYPE>(a, w, row_g, k + own);
             load_eight<TYPE>(a8, w, row_g8, k + own);
-            add_columns<TYPE>(acc, a, a8, x, k + own);
+            add_columns<TYPE, GROUPS>(acc, a, a8, x, k + own);
         }
     }
 }

@@ -1,4 +1,4 @@
-// Products with up to 8 rows of activations: every weight is read once, at the speed of memory.
+// Products with few rows of activations: every weight is read once, at the speed of memory.
 //
 // One launch serves several matrices of any formats. A block takes one panel of 16 rows of a matrix,
 // or several when they are short; its warps share a panel's chunks. The partial sums are added in the
@@ -32,10 +32,12 @@ DEVICE uint32_t warps_of_panel(uint32_t chunks) {
     return chunks >= 8 ? 8 : chunks >= 4 ? 4 : chunks >= 2 ? 2 : 1;
 }
 
-template <int WIDE, uint32_t LAYOUTS>
+// Up to ROWS rows: 4, or eights.
+template <int ROWS, uint32_t LAYOUTS>
 DEVICE void gemv(const GemvArgs& a) {
+    const int WIDE = ROWS > 4, GROUPS = ROWS > 8 ? ROWS / 8 : 1;
     SHARED uint4 levels[64];
-    SHARED float sums[WARPS][128];
+    SHARED float sums[WARPS][GROUPS * 128];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t which = 0;
     while (which + 1 < a.n_jobs && blockIdx.x >= a.jobs[which + 1].first_block) which++;
@@ -51,34 +53,44 @@ DEVICE void gemv(const GemvArgs& a) {
     const uint32_t first_panel = first_row / CHUNK_ROWS + block % blocks * panels;
 
     const Part part = {first_panel + warp / warps, warp % warps, warps};
-    float acc[4] = {0, 0, 0, 0};
+    float acc[GROUPS][4];
+#pragma unroll
+    for (int i = 0; i < GROUPS * 4; i++) acc[i / 4][i % 4] = 0;
     if (part.panel * CHUNK_ROWS < end_row) {
         const Input in = {job.x + uint64_t(group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
-        add_part<WIDE, LAYOUTS>(acc, job.m, in, part, grid);
+        add_part<WIDE, LAYOUTS, GROUPS>(acc, job.m, in, part, grid);
     } else {
         await_grid(grid.needed);
     }
     const bool wide = WIDE || job.m.layout >= LAYOUT_F32;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < GROUPS * 4; i++) {
         const uint32_t row = wide ? 2 * (lane % 4) + i % 2 : lane % 4;
-        if (wide || i % 2 == 0) sums[warp][(lane / 4 + i / 2 * 8) * 8 + row] = acc[i];
+        if (!wide && i % 2 == 1) continue;
+        sums[warp][i / 4 * 128 + (lane / 4 + i % 4 / 2 * 8) * 8 + row] = acc[i / 4][i % 4];
     }
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < panels * 128; i += blockDim.x) {
-        const uint32_t n = i % 8, row = (first_panel + i / 128) * CHUNK_ROWS + i % 128 / 8;
+    const uint32_t results = GROUPS * 128;
+    for (uint32_t i = threadIdx.x; i < panels * results; i += blockDim.x) {
+        const uint32_t panel = i / results, at = i % results;
+        const uint32_t n = at / 128 * 8 + at % 8, row = (first_panel + panel) * CHUNK_ROWS + at % 128 / 8;
         if (n >= a.n_rows || row < first_row || row >= end_row) continue;
         float sum = 0;
-        for (uint32_t w = 0; w < warps; w++) sum += sums[i / 128 * warps + w][i % 128];
+        for (uint32_t w = 0; w < warps; w++) sum += sums[panel * warps + w][at];
         job.out[uint64_t(n) * job.out_stride + row] = sum;
     }
 }
 
-// Up to 4 and up to 8 rows; the bits are the same.
-#define GEMV(name, blocks, LAYOUTS)                                               \
-    KERNEL_OCC(256, blocks, name##_4, GemvArgs) { gemv<0, LAYOUTS>(a); }          \
-    KERNEL_OCC(256, blocks, name##_8, GemvArgs) { gemv<1, LAYOUTS>(a); }
+// The bits of a row are the same in all.
+#define GEMV(name, rows, LAYOUTS) \
+    KERNEL_OCC(256, 2, name##_##rows, GemvArgs) { gemv<rows, LAYOUTS>(a); }
 
-GEMV(gemv_q8_0, 2, SET(LAYOUT_Q8_0))
-GEMV(gemv_q8_0_floats, 2, SET(LAYOUT_Q8_0) | FLOAT_SET)
-GEMV(gemv_any, 2, ANY_SET)
+GEMV(gemv_q8_0, 4, SET(LAYOUT_Q8_0))
+GEMV(gemv_q8_0, 8, SET(LAYOUT_Q8_0))
+GEMV(gemv_q8_0, 16, SET(LAYOUT_Q8_0))
+GEMV(gemv_q8_0, 32, SET(LAYOUT_Q8_0))
+GEMV(gemv_q8_0_floats, 4, SET(LAYOUT_Q8_0) | FLOAT_SET)
+GEMV(gemv_q8_0_floats, 8, SET(LAYOUT_Q8_0) | FLOAT_SET)
+GEMV(gemv_q8_0_floats, 16, SET(LAYOUT_Q8_0) | FLOAT_SET)
+GEMV(gemv_any, 4, ANY_SET)
+GEMV(gemv_any, 8, ANY_SET)

@@ -35,38 +35,38 @@ struct Grid {
 
 DEVICE uint32_t chunks_of(uint32_t cols) { return (cols + CHUNK_COLS - 1) / CHUNK_COLS; }
 
-template <class F, int WIDE>
-DEVICE void add_blocks(float (&acc)[4], const Matrix& m, const Input& in, const Part& part,
+template <class F, int WIDE, int GROUPS>
+DEVICE void add_blocks(float (&acc)[GROUPS][4], const Matrix& m, const Input& in, const Part& part,
                        const Grid& grid) {
     const uint32_t chunks = chunks_of(m.cols);
     const uint8_t* panel = m.w + uint64_t(part.panel) * chunks * F::CHUNK;
     const ActRows acts = {in.x, in.row_bytes, in.n_rows};
-    add_chunks<F, WIDE>(acc, panel, acts, chunks, part.first, part.step, grid.levels,
+    add_chunks<F, WIDE, GROUPS>(acc, panel, acts, chunks, part.first, part.step, grid.levels,
                         grid.needed);
 }
 
-template <int TYPE>
-DEVICE void add_floats(float (&acc)[4], const Matrix& m, const Input& in, const Part& part) {
+template <int TYPE, int GROUPS>
+DEVICE void add_floats(float (&acc)[GROUPS][4], const Matrix& m, const Input& in, const Part& part) {
     const bool aligned = m.aligned != 0;
     const FloatRows w = {m.w, m.cols * (TYPE == FLOAT_F32 ? 4 : 2), m.rows, m.cols, aligned};
     const FloatRows x = {in.x, in.row_bytes, in.n_rows, m.cols, aligned};
-    add_float_chunks<TYPE>(acc, w, part.panel * CHUNK_ROWS, x, part.first, part.step);
+    add_float_chunks<TYPE, GROUPS>(acc, w, part.panel * CHUNK_ROWS, x, part.first, part.step);
 }
 
 // Adds the part to `acc`. Float layouts put row i in column i whatever WIDE is. Every thread of the
 // block must come here or to `await_grid`.
-template <int WIDE, uint32_t LAYOUTS>
-DEVICE void add_part(float (&acc)[4], const Matrix& m, const Input& in, const Part& part,
+template <int WIDE, uint32_t LAYOUTS, int GROUPS>
+DEVICE void add_part(float (&acc)[GROUPS][4], const Matrix& m, const Input& in, const Part& part,
                      const Grid& grid) {
 #define BLOCKS(tag, F)                                         \
     if constexpr ((LAYOUTS & SET(tag)) != 0) {                 \
-        if (m.layout == tag) add_blocks<F, WIDE>(acc, m, in, part, grid); \
+        if (m.layout == tag) add_blocks<F, WIDE, GROUPS>(acc, m, in, part, grid); \
     }
 #define FLOATS(tag, TYPE)                       \
     if constexpr ((LAYOUTS & SET(tag)) != 0) {  \
         if (m.layout == tag) {                  \
             await_grid(grid.needed);            \
-            add_floats<TYPE>(acc, m, in, part); \
+            add_floats<TYPE, GROUPS>(acc, m, in, part); \
         }                                       \
     }
     BLOCKS(LAYOUT_Q8_0, Q8_0)

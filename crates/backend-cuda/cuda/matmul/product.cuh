@@ -1,8 +1,8 @@
-// One warp's part of a product: a panel of 16 weight rows times up to 8 activation rows.
+// One warp's part of a product: a panel of 16 weight rows times few activation rows.
 //
 // A warp adds up chunks of 256 columns into `acc`, a result tile (mma.cuh). The order of additions
 // depends on the matrix alone, and a column of the tile on its activation row alone, so that a row's
-// bits are the same in every batch of up to 8 rows.
+// bits are the same in every batch of few rows.
 #pragma once
 #include "copy.cuh"
 #include "formats.cuh"
@@ -170,10 +170,18 @@ DEVICE void await_grid(bool needed) {
     __syncthreads();
 }
 
-// Chunks `first`, `first + step`, ... of a panel.
-template <class F, int WIDE>
-DEVICE void add_chunks(float (&acc)[4], const uint8_t* panel, ActRows acts, uint32_t n_chunks,
-                       uint32_t first, uint32_t step, const uint32_t* grid, bool grid_needed) {
+// The eight rows from 8 group on.
+DEVICE ActRows group_of(const ActRows& acts, int group) {
+    const uint32_t before = 8 * group;
+    return {acts.records + before * acts.row_bytes, acts.row_bytes,
+            acts.n_rows > before ? acts.n_rows - before : 0};
+}
+
+// Chunks `first`, `first + step`, ... of a panel, for GROUPS times 8 rows, or 4.
+template <class F, int WIDE, int GROUPS>
+DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows acts,
+                       uint32_t n_chunks, uint32_t first, uint32_t step, const uint32_t* grid,
+                       bool grid_needed) {
     const uint32_t record = F::KIND == PER_TILE ? ACT32_RECORD : ACT256_RECORD;
     const uint8_t* records = acts.records;
     bool awaited = !grid_needed;
@@ -181,7 +189,7 @@ DEVICE void add_chunks(float (&acc)[4], const uint8_t* panel, ActRows acts, uint
         typename F::Raw w[F::DEPTH];
 #pragma unroll
         for (int i = 0; i < F::DEPTH; i++) {
-            // What lies behind the end is loaded from its last chunk, and not used.
+            // What lies behind the end is loaded from the last chunk, and not used.
             const uint32_t at = min(chunk + i * step, n_chunks - 1);
             F::load(w[i], Streamed{panel + uint64_t(at) * F::CHUNK}, threadIdx.x % 32);
         }
@@ -191,12 +199,17 @@ DEVICE void add_chunks(float (&acc)[4], const uint8_t* panel, ActRows acts, uint
         for (int i = 0; i < F::DEPTH; i++) {
             if (chunk + i * step >= n_chunks) break;
             acts.records = records + (chunk + i * step) * record;
-            uint4 x[4];
-            load_codes<WIDE>(x, acts);
-            if constexpr (F::KIND == PER_TILE) {
-                add_per_tile<F, WIDE>(acc, w[i], x, acts, grid);
-            } else {
-                add_per_chunk<F, WIDE>(acc, w[i], x, acts, grid);
+#pragma unroll
+            for (int group = 0; group < GROUPS; group++) {
+                const ActRows rows = group_of(acts, group);
+                if (group > 0 && rows.n_rows == 0) break;
+                uint4 x[4];
+                load_codes<WIDE>(x, rows);
+                if constexpr (F::KIND == PER_TILE) {
+                    add_per_tile<F, WIDE>(acc[group], w[i], x, rows, grid);
+                } else {
+                    add_per_chunk<F, WIDE>(acc[group], w[i], x, rows, grid);
+                }
             }
         }
     }

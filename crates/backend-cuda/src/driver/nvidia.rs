@@ -322,7 +322,8 @@ impl Driver for Nvidia {
         let function = self.function(kernel, launch.shared)?;
         // SAFETY: an all-zero attribute is valid; the value written is the one its id names.
         let mut overlap: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        overlap.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        overlap.id =
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         overlap.value.programmaticStreamSerializationAllowed = 1;
         let [x, y, z] = launch.grid;
         let config = sys::CUlaunchConfig {

@@ -7,11 +7,11 @@ use backend::{Act, Result};
 use super::gemm::{self, Groups};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{CHUNK_COLS, FEW_ROWS, Workspace, unsupported};
+use super::{CHUNK_COLS, Workspace, unsupported};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
-/// Rows that one launch covers.
-const ROWS: usize = FEW_ROWS;
+/// Beyond these, weights that are read once for all rows repay their way through shared memory.
+const MANY_ROWS: usize = 32;
 const MAX_JOBS: usize = 8;
 const WARPS: usize = 8;
 
@@ -91,19 +91,16 @@ pub(super) fn products(
     Ok(())
 }
 
-/// The kernel for a set of layouts: fewer of them need fewer registers.
-fn kernel(mut layouts: impl Iterator<Item = Layout> + Clone, n_rows: usize) -> Kernel {
-    let narrow = n_rows <= 4;
-    let name = if layouts.clone().all(|l| l == Layout::Q8_0) {
-        if narrow { "gemv_q8_0_4" } else { "gemv_q8_0_8" }
+/// Kernels for a set of layouts by the rows they take: fewer layouts need fewer registers, which
+/// leaves room for more rows.
+fn kernels(mut layouts: impl Iterator<Item = Layout> + Clone) -> &'static [(usize, &'static str)] {
+    if layouts.clone().all(|l| l == Layout::Q8_0) {
+        &[(4, "gemv_q8_0_4"), (8, "gemv_q8_0_8"), (16, "gemv_q8_0_16"), (32, "gemv_q8_0_32")]
     } else if layouts.all(|l| l == Layout::Q8_0 || !l.is_chunked()) {
-        if narrow { "gemv_q8_0_floats_4" } else { "gemv_q8_0_floats_8" }
-    } else if narrow {
-        "gemv_any_4"
+        &[(4, "gemv_q8_0_floats_4"), (8, "gemv_q8_0_floats_8"), (16, "gemv_q8_0_floats_16")]
     } else {
-        "gemv_any_8"
-    };
-    Kernel::new("matmul/gemv", name)
+        &[(4, "gemv_any_4"), (8, "gemv_any_8")]
+    }
 }
 
 /// Warps that share a panel, as in `gemv.cu`.
@@ -129,15 +126,21 @@ impl Piece<'_> {
             n_rows: self.rows.len(),
         };
         values.round(gpu, ws, jobs.iter().map(|(_, w)| w.layout()))?;
-        if self.rows.len() > ROWS {
+        if self.rows.len() > MANY_ROWS {
             let groups =
                 Groups { all: self.n_groups, first: self.groups.start, n: self.groups.len() };
             return jobs.iter().try_for_each(|(out, w)| {
                 gemm::product(gpu, ws, &values, w, gemm::rows_of(out, self.rows.start), &groups)
             });
         }
-        for row in (0..self.rows.len()).step_by(ROWS) {
-            let n_rows = ROWS.min(self.rows.len() - row);
+        let kernels = kernels(jobs.iter().map(|(_, w)| w.layout()));
+        let mut row = 0;
+        while row < self.rows.len() {
+            let left = self.rows.len() - row;
+            // The smallest that takes all, or the largest.
+            let fits = kernels.iter().find(|(rows, _)| *rows >= left).or(kernels.last());
+            let Some(&(rows, name)) = fits else { break };
+            let n_rows = rows.min(left);
             let mut args = GemvArgs {
                 jobs: [GemvJob::default(); MAX_JOBS],
                 grid: ws.grid(),
@@ -151,8 +154,9 @@ impl Piece<'_> {
                 let panels = WARPS / warps_of_panel(w.chunks());
                 blocks += self.groups.len() * (slot.group_panels as usize).div_ceil(panels);
             }
-            let kernel = kernel(jobs.iter().map(|(_, w)| w.layout()), n_rows);
+            let kernel = Kernel::new("matmul/gemv", name);
             gpu.launch(&kernel, Launch::new(blocks, 256), &args)?;
+            row += n_rows;
         }
         Ok(())
     }
