@@ -31,9 +31,8 @@ impl Workspace {
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
         let (rows, [q_latent, q, kv]) = sizes(shape);
-        let act = |label, cols| {
-            Ok(Act { buf: gpu.alloc(label, 4 * rows * cols)?, rows, cols, label })
-        };
+        let act =
+            |label, cols| Ok(Act { buf: gpu.alloc(label, 4 * rows * cols)?, rows, cols, label });
         Ok(Self {
             q_latent_raw: act("q_latent_raw", q_latent)?,
             q_raw: act("q_raw", q)?,

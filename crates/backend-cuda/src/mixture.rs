@@ -26,9 +26,8 @@ impl Workspace {
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
         let (rows, experts, used) = sizes(shape);
-        let act = |label, cols| {
-            Ok(Act { buf: gpu.alloc(label, 4 * rows * cols)?, rows, cols, label })
-        };
+        let act =
+            |label, cols| Ok(Act { buf: gpu.alloc(label, 4 * rows * cols)?, rows, cols, label });
         let buf = gpu.alloc("expert_ids", 4 * rows * used)?;
         let ids = Ids { buf, rows, cols: used, label: "expert_ids" };
         let routing = Routing { ids, weights: act("expert_weights", used)? };

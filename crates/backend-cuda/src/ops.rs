@@ -1,8 +1,8 @@
 //! The operations, each in the file of its name.
 
 use backend::{
-    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, ExpertWeights, HcWeights, Ids,
-    MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected, SiteWeights, Step,
+    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, ExpertWeights, HcWeights,
+    Ids, MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected, SiteWeights, Step,
     defaults,
 };
 use model::Rope;

@@ -10,7 +10,12 @@ use gguf::Gguf;
 use testkit::golden::Golden;
 use testkit::oracle::{self, Mtp, Scheme};
 
-fn open(config: &oracle::Config, scheme: Scheme, rows: RowFormat, sizes: (usize, usize)) -> Core<Cuda> {
+fn open(
+    config: &oracle::Config,
+    scheme: Scheme,
+    rows: RowFormat,
+    sizes: (usize, usize),
+) -> Core<Cuda> {
     let bytes = oracle::write_gguf(config, scheme, Mtp::Without);
     let file = Gguf::from_vec(bytes, &config.name).expect("the testkit writes valid files");
     let config = model::Config::from_gguf(&file).expect("a V4 model");

@@ -148,7 +148,8 @@ impl ModelArgs {
 
     fn cpu(&self) -> anyhow::Result<Cpu> {
         let threads = self.threads.map(NonZeroUsize::get);
-        Cpu::new(PoolOptions { threads, pin: threads.is_none() }).context("cannot start the threads")
+        Cpu::new(PoolOptions { threads, pin: threads.is_none() })
+            .context("cannot start the threads")
     }
 
     /// The GPU, if there is one and its memory holds the model.
@@ -275,7 +276,8 @@ mod tests {
         machine.memory.total = 96 << 30;
         assert!(refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).is_ok());
         machine.memory.total = 64 << 30;
-        let error = refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).unwrap_err().to_string();
+        let error =
+            refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).unwrap_err().to_string();
         assert!(error.contains("80.0 GiB are needed (weights 80.0 GiB)"), "{error}");
         assert!(error.contains("of 64.0 GiB"), "{error}");
     }

@@ -4,9 +4,9 @@ use backend::Act;
 use backend::Result;
 
 use super::round::Values;
+use super::unsupported;
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::workspace::{RECORD_32, RECORD_256, Workspace};
-use super::unsupported;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
 pub(super) const THREADS: u32 = 256;
