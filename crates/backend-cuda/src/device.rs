@@ -15,8 +15,8 @@ use crate::{
 
 /// Experts whose scores fit into a block's shared memory.
 const EXPERTS_MAX: usize = 6144;
-/// Channels of an index row whose keys fit into a block's shared memory.
-const INDEX_DIM_MAX: usize = 256;
+/// Channels of an index query that fit into a block's shared memory.
+const INDEX_DIM_MAX: usize = 8192;
 
 impl Device for Cuda {
     type Buf = Buffer;
@@ -158,8 +158,7 @@ fn check(shape: &Shape, shared_max: usize) -> Result<()> {
     }
     let dim = c.indexer.head_dim;
     let what = "attention.indexer.key_length";
-    let fits = dim <= INDEX_DIM_MAX && index_top_k::shared_bytes(dim) <= shared_max;
-    need(fits, what, format!("at most {INDEX_DIM_MAX}"), dim)?;
+    need(dim <= INDEX_DIM_MAX, what, format!("at most {INDEX_DIM_MAX}"), dim)?;
     // The Hadamard rotation of the Model row format needs a power of two.
     let rotates = !shape.format.rounds() || (dim.is_power_of_two() && dim >= 32);
     need(rotates, what, "a power of two from 32 on, with `model` numerics".to_owned(), dim)
