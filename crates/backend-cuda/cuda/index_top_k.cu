@@ -92,7 +92,7 @@ DEVICE void load_queries(const IndexArgs& a, uint32_t group, uint32_t first, flo
 
 // grid: (tiles of keys, tile rows). A thread has four keys and four heads, sixteen apart; the sixteen
 // threads that share keys are neighbours.
-KERNEL(256, index_scores, IndexArgs) {
+KERNEL_OCC(256, 2, index_scores, IndexArgs) {
     SHARED float4 keys_store[SCORE_KEYS * SCORE_STRIDE / 4];
     SHARED float4 queries_store[SCORE_HEADS * SCORE_STRIDE / 4];
     float* keys = reinterpret_cast<float*>(keys_store);
