@@ -37,7 +37,7 @@ DEVICE void embed_chunk(const EmbedArgs& a, uint32_t token, uint32_t chunk, uint
     const uint32_t chunks = (a.cols + CHUNK_COLS - 1) / CHUNK_COLS, g = token % 8;
     const uint8_t* from = a.w + (uint64_t(token / CHUNK_ROWS) * chunks + chunk) * F::CHUNK;
     typename F::Raw raw;
-    F::load(raw, from, 4 * g + t);
+    F::load(raw, Near{from}, 4 * g + t);
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
         float v[8];
@@ -71,7 +71,7 @@ KERNEL(256, embed_rows, EmbedArgs) {
         case LAYOUT_Q2_K: embed_chunk<Q2K>(a, token, chunk, t, out); break;
         case LAYOUT_Q4_K: embed_chunk<Q4K>(a, token, chunk, t, out); break;
         case LAYOUT_Q6_K: embed_chunk<Q6K>(a, token, chunk, t, out); break;
-        case LAYOUT_IQ2_XXS: embed_chunk<Iq2Xxs<1>>(a, token, chunk, t, out); break;
+        case LAYOUT_IQ2_XXS: embed_chunk<Iq2Xxs>(a, token, chunk, t, out); break;
         case LAYOUT_MXFP4: embed_chunk<Mxfp4>(a, token, chunk, t, out); break;
         case LAYOUT_F32: embed_floats(a, token, first, out, FLOAT_F32); break;
         case LAYOUT_F16: embed_floats(a, token, first, out, FLOAT_F16); break;

@@ -27,8 +27,9 @@ struct UpArgs {
 
 // out = weight * silu(min(gate, clamp)) * clamp(up) of one panel of one pair. Half of the warps take
 // the gate, half the other matrix.
-KERNEL_OCC(256, 2, experts_up, UpArgs) {
-    SHARED uint32_t grid[256 * GRID_COPIES];
+template <uint32_t LAYOUTS>
+DEVICE void experts_up(const UpArgs& a) {
+    SHARED uint4 levels[64];
     SHARED float sums[2 * UP_WARPS][CHUNK_ROWS];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const bool second = blockIdx.y >= a.banks[0].n_pairs;
@@ -38,14 +39,15 @@ KERNEL_OCC(256, 2, experts_up, UpArgs) {
     const bool is_up = warp >= UP_WARPS;
     Matrix m = is_up ? bank.up : bank.gate;
     if (blockIdx.x * CHUNK_ROWS >= m.rows) return;
-    if (bank.gate.layout == LAYOUT_IQ2_XXS || bank.up.layout == LAYOUT_IQ2_XXS) {
-        copy_grid<GRID_COPIES>(grid, a.grid);
-    }
+    const bool needed = bank.gate.layout == LAYOUT_IQ2_XXS || bank.up.layout == LAYOUT_IQ2_XXS;
+    const Grid grid = {reinterpret_cast<const uint32_t*>(levels), needed};
+    if (needed) copy_grid(reinterpret_cast<uint32_t*>(levels), a.grid);
     m.w += uint64_t(min(id, bank.n_experts - 1)) * m.expert_bytes;
     const uint32_t row_bytes = is_up ? bank.up_row_bytes : bank.gate_row_bytes;
     const Input in = {(is_up ? bank.up_x : bank.gate_x) + uint64_t(row) * row_bytes, row_bytes, 1};
     float acc[4] = {0, 0, 0, 0};
-    add_part<0>(acc, m, in, {blockIdx.x, warp % UP_WARPS, UP_WARPS}, grid + lane % GRID_COPIES);
+    const Part part = {blockIdx.x, warp % UP_WARPS, UP_WARPS};
+    add_part<0, LAYOUTS>(acc, m, in, part, grid);
     if (lane % 4 == 0) {
         sums[warp][lane / 4] = acc[0];
         sums[warp][lane / 4 + 8] = acc[2];
@@ -82,14 +84,15 @@ struct DownArgs {
 #define MAX_USED 16
 
 // The sum over a row's experts, in the order of their selection, of one panel.
-KERNEL_OCC(256, 2, experts_down, DownArgs) {
-    SHARED uint32_t grid[256 * GRID_COPIES];
+template <uint32_t LAYOUTS>
+DEVICE void experts_down(const DownArgs& a) {
+    SHARED uint4 levels[64];
     SHARED float sums[MAX_USED + 1][DOWN_WARPS][CHUNK_ROWS];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.y;
     const uint32_t terms = a.used + (a.shared_x ? 1 : 0);
-    if (a.down.layout == LAYOUT_IQ2_XXS || a.shared_down.layout == LAYOUT_IQ2_XXS) {
-        copy_grid<GRID_COPIES>(grid, a.grid);
-    }
+    const bool needed =
+        a.down.layout == LAYOUT_IQ2_XXS || (a.shared_x && a.shared_down.layout == LAYOUT_IQ2_XXS);
+    if (needed) copy_grid(reinterpret_cast<uint32_t*>(levels), a.grid);
     for (uint32_t i = 0; i < terms; i++) {
         const bool shared = i == a.used;
         const uint32_t pair = shared ? row : row * a.used + i;
@@ -99,7 +102,8 @@ KERNEL_OCC(256, 2, experts_down, DownArgs) {
         m.w += uint64_t(id) * m.expert_bytes;
         const Input in = {(shared ? a.shared_x : a.x) + uint64_t(pair) * row_bytes, row_bytes, 1};
         float acc[4] = {0, 0, 0, 0};
-        add_part<0>(acc, m, in, {blockIdx.x, warp, DOWN_WARPS}, grid + lane % GRID_COPIES);
+        const Grid grid = {reinterpret_cast<const uint32_t*>(levels), needed && i == 0};
+        add_part<0, LAYOUTS>(acc, m, in, {blockIdx.x, warp, DOWN_WARPS}, grid);
         if (lane % 4 == 0) {
             sums[i][warp][lane / 4] = acc[0];
             sums[i][warp][lane / 4 + 8] = acc[2];
@@ -117,3 +121,14 @@ KERNEL_OCC(256, 2, experts_down, DownArgs) {
     }
     *out = total;
 }
+
+// With the layouts of published files and a shared expert in Q8_0, and for everything.
+#define EXPERTS(name, blocks, LAYOUTS)                                                \
+    KERNEL_OCC(256, blocks, up_##name, UpArgs) { experts_up<LAYOUTS>(a); }            \
+    KERNEL_OCC(256, blocks, down_##name, DownArgs) { experts_down<LAYOUTS>(a); }
+
+EXPERTS(iq2_xxs, 2, SET(LAYOUT_IQ2_XXS) | SET(LAYOUT_Q8_0))
+EXPERTS(q2_k, 2, SET(LAYOUT_Q2_K) | SET(LAYOUT_Q8_0))
+EXPERTS(q4_k, 2, SET(LAYOUT_Q4_K) | SET(LAYOUT_Q8_0))
+EXPERTS(mxfp4, 2, SET(LAYOUT_MXFP4) | SET(LAYOUT_Q8_0))
+EXPERTS(any, 2, ANY_SET)

@@ -40,14 +40,15 @@ DEVICE void expert_product(Gemm<F, N>& product, const ExpertsArgs& a, const Tile
     typedef Gemm<F, N> Product;
     DYNAMIC_SHARED(uint8_t, shared);
     SHARED uint32_t columns[Product::COLUMNS];
-    SHARED uint32_t grid[F::GRID > 0 ? 256 * F::GRID : 1];
+    SHARED uint4 levels[64];
+    uint32_t* const grid = reinterpret_cast<uint32_t*>(levels);
     const uint32_t warp = threadIdx.x / 32;
     if (gated) {
         find_columns<false>(columns, Product::COLUMNS, a, tile);
     } else {
         find_columns<true>(columns, Product::COLUMNS, a, tile);
     }
-    if constexpr (F::GRID > 0) copy_grid<F::GRID>(grid, a.grid);
+    copy_grid(grid, a.grid);
     __syncthreads();
     // Gate and up take turns, so that a warp has a panel of each.
     const Matrix& m = gated && warp % 2 ? a.up : a.m;
@@ -60,7 +61,7 @@ DEVICE void expert_product(Gemm<F, N>& product, const ExpertsArgs& a, const Tile
     in.records = a.x;
     in.columns = columns;
     in.n_columns = (tile.count + 7) / 8 * 8;
-    product.run(shared, in, grid + (F::GRID > 0 ? threadIdx.x % F::GRID : 0));
+    product.run(shared, in, grid);
 }
 
 // out = weight * silu(min(gate, clamp)) * clamp(up): a warp has a panel of each, of the same rows.
@@ -113,4 +114,4 @@ EXPERTS(mxfp4, Mxfp4, 4)
 EXPERTS(q2_k, Q2K, 4)
 EXPERTS(q4_k, Q4K, 4)
 EXPERTS(q6_k, Q6K, 4)
-EXPERTS(iq2_xxs, Iq2Xxs<GRID_COPIES>, 4)
+EXPERTS(iq2_xxs, Iq2Xxs, 4)

@@ -66,25 +66,82 @@ DEVICE void add_pair(float (&c)[4], const float* g, const float* g8, const float
     mma_tf32(c, a, x0, x1);
 }
 
+// Eight values of a row as they are stored, from column k on.
+template <int TYPE>
+struct Eight {
+    uint4 bits[TYPE == FLOAT_F32 ? 2 : 1];
+
+    MEMBER void load(const FloatRows& m, uint32_t row, uint32_t k) {
+        const uint8_t* at = m.values + uint64_t(row) * m.row_bytes + k * (TYPE == FLOAT_F32 ? 4 : 2);
+        bits[0] = stream16(at);
+        if constexpr (TYPE == FLOAT_F32) bits[1] = stream16(at + 16);
+    }
+
+    MEMBER void values(float (&v)[8]) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if constexpr (TYPE == FLOAT_F32) {
+                v[i] = __uint_as_float(word(bits[0], i));
+                v[4 + i] = __uint_as_float(word(bits[1], i));
+            } else if constexpr (TYPE == FLOAT_F16) {
+                v[2 * i] = low_half(word(bits[0], i)), v[2 * i + 1] = high_half(word(bits[0], i));
+            } else {
+                v[2 * i] = __uint_as_float(word(bits[0], i) << 16);
+                v[2 * i + 1] = __uint_as_float(word(bits[0], i) & 0xffff0000u);
+            }
+        }
+    }
+};
+
+// 32 columns: eight of rows g and g + 8 a lane.
+template <int TYPE>
+DEVICE void add_columns(float (&acc)[4], const float (&a)[8], const float (&a8)[8],
+                        const FloatRows& x, uint32_t k) {
+    const uint32_t g = threadIdx.x % 32 / 4;
+    float b[8] = {0, 0, 0, 0, 0, 0, 0, 0}, c[4] = {0, 0, 0, 0};
+    if (g < x.n_rows) load_eight<FLOAT_F32>(b, x, g, k);
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) add_pair<TYPE>(c, a + i, a8 + i, b + i);
+#pragma unroll
+    for (int i = 0; i < 4; i++) acc[i] += c[i];
+}
+
 // Columns of chunks `first`, `first + step`, ... of the 16 rows from `row` on.
 template <int TYPE>
 DEVICE void add_float_chunks(float (&acc)[4], const FloatRows& w, uint32_t row, const FloatRows& x,
                              uint32_t first, uint32_t step) {
-    const uint32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const uint32_t g = threadIdx.x % 32 / 4, own = 8 * (threadIdx.x % 4);
     const uint32_t row_g = min(row + g, w.n_rows - 1), row_g8 = min(row + g + 8, w.n_rows - 1);
     const uint32_t chunks = (w.cols + CHUNK_COLS - 1) / CHUNK_COLS;
+    // Steps of 32 columns that are loaded before the first is used.
+    const int depth = TYPE == FLOAT_F32 ? 2 : 4;
     for (uint32_t chunk = first; chunk < chunks; chunk += step) {
-        const uint32_t end = min(w.cols, (chunk + 1) * CHUNK_COLS);
-#pragma unroll 2
-        for (uint32_t k = chunk * CHUNK_COLS; k < end; k += 32) {
-            float a[8], a8[8], b[8] = {0, 0, 0, 0, 0, 0, 0, 0}, c[4] = {0, 0, 0, 0};
-            load_eight<TYPE>(a, w, row_g, k + 8 * t);
-            load_eight<TYPE>(a8, w, row_g8, k + 8 * t);
-            if (g < x.n_rows) load_eight<FLOAT_F32>(b, x, g, k + 8 * t);
+        const uint32_t begin = chunk * CHUNK_COLS, end = min(w.cols, begin + CHUNK_COLS);
+        if (w.aligned && end == begin + CHUNK_COLS) {
+#pragma unroll 1
+            for (uint32_t k = begin; k < end; k += 32 * depth) {
+                Eight<TYPE> g_bits[depth], g8_bits[depth];
 #pragma unroll
-            for (int i = 0; i < 8; i += 2) add_pair<TYPE>(c, a + i, a8 + i, b + i);
+                for (int i = 0; i < depth; i++) {
+                    g_bits[i].load(w, row_g, k + 32 * i + own);
+                    g8_bits[i].load(w, row_g8, k + 32 * i + own);
+                }
 #pragma unroll
-            for (int i = 0; i < 4; i++) acc[i] += c[i];
+                for (int i = 0; i < depth; i++) {
+                    float a[8], a8[8];
+                    g_bits[i].values(a);
+                    g8_bits[i].values(a8);
+                    add_columns<TYPE>(acc, a, a8, x, k + 32 * i + own);
+                }
+            }
+            continue;
+        }
+#pragma unroll 1
+        for (uint32_t k = begin; k < end; k += 32) {
+            float a[8], a8[8];
+            load_eight<TYPE>(a, w, row_g, k + own);
+            load_eight<TYPE>(a8, w, row_g8, k + own);
+            add_columns<TYPE>(acc, a, a8, x, k + own);
         }
     }
 }

@@ -19,7 +19,8 @@ DEVICE void gemm(const GemmArgs& a) {
     typedef Gemm<F, N> Product;
     DYNAMIC_SHARED(uint8_t, shared);
     SHARED uint32_t columns[Product::COLUMNS];
-    SHARED uint32_t grid[F::GRID > 0 ? 256 * F::GRID : 1];
+    SHARED uint4 levels[64];
+    uint32_t* const grid = reinterpret_cast<uint32_t*>(levels);
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t group_rows = a.m.rows / a.groups;
     const uint32_t first_row = (a.first_group + blockIdx.z) * group_rows;
@@ -30,7 +31,7 @@ DEVICE void gemm(const GemmArgs& a) {
         // Columns behind the end repeat the last and are not stored.
         columns[i] = min(first_column + i, a.n_rows - 1) * (a.x_row_bytes / 16);
     }
-    if constexpr (F::GRID > 0) copy_grid<F::GRID>(grid, a.grid);
+    copy_grid(grid, a.grid);
     __syncthreads();
 
     const uint32_t panel = min(first_panel + warp, (end_row - 1) / CHUNK_ROWS);
@@ -41,7 +42,7 @@ DEVICE void gemm(const GemmArgs& a) {
     in.columns = columns;
     in.n_columns = min((a.n_rows - first_column + 7) / 8 * 8, uint32_t(Product::COLUMNS));
     Product product;
-    product.run(shared, in, grid + (F::GRID > 0 ? lane % F::GRID : 0));
+    product.run(shared, in, grid);
 #pragma unroll
     for (int i = 0; i < 2 * N * 4; i++) {
         const int p = i / (4 * N), n = i / 4 % N, r = i % 4;
@@ -56,9 +57,8 @@ DEVICE void gemm(const GemmArgs& a) {
 // The widest that fits into the shared memory of a block is best; the host knows their sizes.
 KERNEL_OCC(GEMM_THREADS, 1, gemm_q8_0, GemmArgs) { gemm<Q8_0, 8>(a); }
 KERNEL_OCC(GEMM_THREADS, 1, gemm_q8_0_narrow, GemmArgs) { gemm<Q8_0, 2>(a); }
-KERNEL_OCC(GEMM_THREADS, 1, gemm_mxfp4, GemmArgs) { gemm<Mxfp4, 8>(a); }
-KERNEL_OCC(GEMM_THREADS, 1, gemm_mxfp4_narrow, GemmArgs) { gemm<Mxfp4, 4>(a); }
+KERNEL_OCC(GEMM_THREADS, 1, gemm_mxfp4, GemmArgs) { gemm<Mxfp4, 4>(a); }
 KERNEL_OCC(GEMM_THREADS, 1, gemm_q2_k, GemmArgs) { gemm<Q2K, 4>(a); }
 KERNEL_OCC(GEMM_THREADS, 1, gemm_q4_k, GemmArgs) { gemm<Q4K, 4>(a); }
 KERNEL_OCC(GEMM_THREADS, 1, gemm_q6_k, GemmArgs) { gemm<Q6K, 4>(a); }
-KERNEL_OCC(GEMM_THREADS, 1, gemm_iq2_xxs, GemmArgs) { gemm<Iq2Xxs<GRID_COPIES>, 4>(a); }
+KERNEL_OCC(GEMM_THREADS, 1, gemm_iq2_xxs, GemmArgs) { gemm<Iq2Xxs, 4>(a); }

@@ -6,8 +6,7 @@
 // of eight columns. Chunks are added in ascending order, whatever the other columns are, so that a
 // row's bits do not depend on the other rows.
 #pragma once
-#include "copy.cuh"
-#include "formats.cuh"
+#include "product.cuh"
 
 #define GEMM_PANELS 8
 #define GEMM_THREADS 256
@@ -81,18 +80,24 @@ struct Gemm {
     }
 
     template <int ACTIVE>
-    MEMBER void multiply_per_tile(const typename F::Raw (&w)[2], const uint8_t* codes,
-                                  const uint32_t* grid) {
-#pragma unroll
-        for (int pair = 0; pair < TILES / 2; pair++) {
+    MEMBER void multiply_per_tile(const Near (&from)[2], const uint8_t* codes) {
+        const uint32_t lane = threadIdx.x % 32;
+        int start[4];
+        sums_in_floats(start);
+        // Rolled: unrolled, more is loaded ahead than there are registers.
+#pragma unroll 1
+        for (uint32_t pair = 0; pair < TILES / 2; pair++) {
             uint32_t a[2][2][4];
             float d[2][2][2];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int j = i / 2, p = i % 2;
-                F::tile(a[j][p], w[p], 2 * pair + j, grid);
-                d[j][p][0] = F::scale(w[p], 2 * pair + j, 0);
-                d[j][p][1] = F::scale(w[p], 2 * pair + j, 1);
+            for (int p = 0; p < 2; p++) {
+                typename F::Pair w;
+                F::load_pair(w, from[p], lane, pair);
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    F::tile(a[j][p], w, j);
+                    d[j][p][0] = F::scale(w, j, 0), d[j][p][1] = F::scale(w, j, 1);
+                }
             }
 #pragma unroll
             for (int n = 0; n < ACTIVE; n++) {
@@ -105,7 +110,7 @@ struct Gemm {
                 for (int i = 0; i < 4; i++) {
                     const int j = i / 2, p = i % 2;
                     int c[4];
-                    mma_s8_from(c, INT_IN_FLOAT, a[j][p], word(x, 2 * j), word(x, 2 * j + 1));
+                    mma_s8_from(c, start, a[j][p], word(x, 2 * j), word(x, 2 * j + 1));
 #pragma unroll
                     for (int r = 0; r < 4; r++) {
                         const float2& s = r % 2 ? odd : even;
@@ -123,7 +128,7 @@ struct Gemm {
             mma_s8(total, a, b0, b1);
         } else if constexpr (F::KIND == SCALED) {
             int c[4];
-            mma_s8_from(c, 0, a, b0, b1);
+            mma_s8_zero(c, a, b0, b1);
 #pragma unroll
             for (int r = 0; r < 4; r++) total[r] += F::factor(w, i, r / 2) * c[r];
         } else {
@@ -132,7 +137,7 @@ struct Gemm {
                 const uint32_t keep = (threadIdx.x % 4 / 2 == uint32_t(part)) ? 0xffffffffu : 0;
                 const uint32_t own[4] = {a[0] & keep, a[1] & keep, a[2] & keep, a[3] & keep};
                 int c[4];
-                mma_s8_from(c, 0, own, b0, b1);
+                mma_s8_zero(c, own, b0, b1);
 #pragma unroll
                 for (int r = 0; r < 4; r++) total[r] += F::factor(w, i, r / 2, part) * c[r];
             }
@@ -206,17 +211,19 @@ struct Gemm {
     template <int ACTIVE>
     MEMBER void multiply(const uint8_t* stage, const uint32_t* grid) {
         const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        typename F::Raw w[2];
-#pragma unroll
-        for (int p = 0; p < 2; p++) F::load(w[p], stage + (warp % 4 * 2 + p) * F::CHUNK, lane);
+        const uint8_t* first = stage + warp % 4 * 2 * F::CHUNK;
+        const Near from[2] = {{first}, {first + F::CHUNK}};
         if constexpr (F::KIND == PER_TILE) {
-            multiply_per_tile<ACTIVE>(w, stage + WEIGHTS, grid);
+            multiply_per_tile<ACTIVE>(from, stage + WEIGHTS);
         } else {
+            typename F::Raw w[2];
+            F::load(w[0], from[0], lane);
+            F::load(w[1], from[1], lane);
             multiply_per_chunk<ACTIVE>(w, stage + WEIGHTS, grid);
         }
     }
 
-    // All chunks. `grid` is the lane's copy of the grid, for formats that have one.
+    // All chunks. `grid` may be on its way to shared memory.
     MEMBER void run(uint8_t* shared, const Operands& in, const uint32_t* grid) {
 #pragma unroll
         for (int i = 0; i < 2 * N * 4; i++) acc[i / (4 * N)][i / 4 % N][i % 4] = 0;

@@ -32,15 +32,16 @@ DEVICE uint32_t warps_of_panel(uint32_t chunks) {
     return chunks >= 8 ? 8 : chunks >= 4 ? 4 : chunks >= 2 ? 2 : 1;
 }
 
-template <int WIDE>
+template <int WIDE, uint32_t LAYOUTS>
 DEVICE void gemv(const GemvArgs& a) {
-    SHARED uint32_t grid[256 * GRID_COPIES];
+    SHARED uint4 levels[64];
     SHARED float sums[WARPS][128];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t which = 0;
     while (which + 1 < a.n_jobs && blockIdx.x >= a.jobs[which + 1].first_block) which++;
     const GemvJob& job = a.jobs[which];
-    if (job.m.layout == LAYOUT_IQ2_XXS) copy_grid<GRID_COPIES>(grid, a.grid);
+    const Grid grid = {reinterpret_cast<const uint32_t*>(levels), job.m.layout == LAYOUT_IQ2_XXS};
+    if (grid.needed) copy_grid(reinterpret_cast<uint32_t*>(levels), a.grid);
 
     const uint32_t warps = warps_of_panel(chunks_of(job.m.cols)), panels = WARPS / warps;
     const uint32_t blocks = (job.group_panels + panels - 1) / panels;
@@ -53,7 +54,9 @@ DEVICE void gemv(const GemvArgs& a) {
     float acc[4] = {0, 0, 0, 0};
     if (part.panel * CHUNK_ROWS < end_row) {
         const Input in = {job.x + uint64_t(group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
-        add_part<WIDE>(acc, job.m, in, part, grid + lane % GRID_COPIES);
+        add_part<WIDE, LAYOUTS>(acc, job.m, in, part, grid);
+    } else {
+        await_grid(grid.needed);
     }
     const bool wide = WIDE || job.m.layout >= LAYOUT_F32;
 #pragma unroll
@@ -72,5 +75,10 @@ DEVICE void gemv(const GemvArgs& a) {
 }
 
 // Up to 4 and up to 8 rows; the bits are the same.
-KERNEL_OCC(256, 2, gemv_4, GemvArgs) { gemv<0>(a); }
-KERNEL_OCC(256, 2, gemv_8, GemvArgs) { gemv<1>(a); }
+#define GEMV(name, blocks, LAYOUTS)                                               \
+    KERNEL_OCC(256, blocks, name##_4, GemvArgs) { gemv<0, LAYOUTS>(a); }          \
+    KERNEL_OCC(256, blocks, name##_8, GemvArgs) { gemv<1, LAYOUTS>(a); }
+
+GEMV(gemv_q8_0, 2, SET(LAYOUT_Q8_0))
+GEMV(gemv_q8_0_floats, 2, SET(LAYOUT_Q8_0) | FLOAT_SET)
+GEMV(gemv_any, 2, ANY_SET)

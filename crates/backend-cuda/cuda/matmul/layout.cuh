@@ -25,7 +25,8 @@
 #define LAYOUT_F16 9
 #define LAYOUT_BF16 10
 
-// Q8_0: 8 tiles of [lane][row g: 8 codes | row g + 8: 8 codes], then [g][tile][d of g, d of g + 8].
+// Q8_0: 8 tiles of [lane][4 codes of: row g | row g + 8 | row g, next 4 | row g + 8, next 4], which is
+// the operand as it is; then [g][tile][d of g, d of g + 8].
 #define Q8_0_SCALES 4096
 #define Q8_0_CHUNK 4352
 
@@ -58,8 +59,8 @@
 #define IQ2_XXS_D 1088
 #define IQ2_XXS_CHUNK 1120
 
-// MXFP4: 4 x 2 tiles of [lane][tile][row g, row g + 8][8 codes of 4 bits]; then [g][row][exponents of
-// 8 tiles].
+// MXFP4: 4 x 2 tiles of [lane][tile][row g, row g + 8][8 codes of 4 bits]; then [g][pair of tiles][row
+// g, row g + 8][exponents of two tiles].
 #define MXFP4_SCALES 2048
 #define MXFP4_CHUNK 2176
 

@@ -44,8 +44,14 @@ DEVICE void mma_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
     __syncwarp();
 }
 
-DEVICE void mma_s8_from(int (&c)[4], int start, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    for (int i = 0; i < 4; i++) c[i] = start;
+DEVICE void mma_s8_from(int (&c)[4], const int (&start)[4], const uint32_t (&a)[4], uint32_t b0,
+                        uint32_t b1) {
+    for (int i = 0; i < 4; i++) c[i] = start[i];
+    mma_s8(c, a, b0, b1);
+}
+
+DEVICE void mma_s8_zero(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    for (int i = 0; i < 4; i++) c[i] = 0;
     mma_s8(c, a, b0, b1);
 }
 
@@ -87,12 +93,20 @@ DEVICE void mma_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The same from one integer in all places; the sum has registers of its own.
-DEVICE void mma_s8_from(int (&c)[4], int start, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+// The same from another tile; the sum has registers of its own.
+DEVICE void mma_s8_from(int (&c)[4], const int (&start)[4], const uint32_t (&a)[4], uint32_t b0,
+                        uint32_t b1) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%10,%10,%10,%10};"
+        "{%10,%11,%12,%13};"
         : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(start));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(start[0]),
+          "r"(start[1]), "r"(start[2]), "r"(start[3]));
+}
+
+// The same from zeros.
+DEVICE void mma_s8_zero(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const int zeros[4] = {0, 0, 0, 0};
+    mma_s8_from(c, zeros, a, b0, b1);
 }
 
 // The same with k = 16 in one step.
@@ -116,3 +130,16 @@ DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 // Adding an integer below 2^22 to these bits gives the float 12582912 + integer.
 #define INT_IN_FLOAT 0x4b400000
 DEVICE float float_of_sum(int c) { return __int_as_float(c) - 12582912.0f; }
+
+// Four of them, as the tile that sums begin with, in registers that the compiler does not fill anew
+// for every product because it thinks the value is known.
+DEVICE void sums_in_floats(int (&start)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#ifdef KEID_EMULATE
+        start[i] = INT_IN_FLOAT;
+#else
+        asm volatile("add.s32 %0, %1, %2;" : "=r"(start[i]) : "r"(INT_IN_FLOAT), "r"(int(blockDim.y) - 1));
+#endif
+    }
+}

@@ -22,17 +22,27 @@ struct Part {
     uint32_t panel, first, step;
 };
 
-#define GRID_COPIES 4
+// The grid of IQ2_XXS in shared memory, and whether a format of the block needs it.
+struct Grid {
+    const uint32_t* levels;
+    bool needed;
+};
+
+// A set of layouts, as bits: kernels for few of them need fewer registers.
+#define SET(layout) (1u << (layout))
+#define FLOAT_SET (SET(LAYOUT_F32) | SET(LAYOUT_F16) | SET(LAYOUT_BF16))
+#define ANY_SET 0xffffffffu
 
 DEVICE uint32_t chunks_of(uint32_t cols) { return (cols + CHUNK_COLS - 1) / CHUNK_COLS; }
 
 template <class F, int WIDE>
 DEVICE void add_blocks(float (&acc)[4], const Matrix& m, const Input& in, const Part& part,
-                       const uint32_t* grid) {
+                       const Grid& grid) {
     const uint32_t chunks = chunks_of(m.cols);
     const uint8_t* panel = m.w + uint64_t(part.panel) * chunks * F::CHUNK;
     const ActRows acts = {in.x, in.row_bytes, in.n_rows};
-    add_chunks<F, WIDE>(acc, panel, acts, chunks, part.first, part.step, grid);
+    add_chunks<F, WIDE>(acc, panel, acts, chunks, part.first, part.step, grid.levels,
+                        grid.needed);
 }
 
 template <int TYPE>
@@ -43,19 +53,31 @@ DEVICE void add_floats(float (&acc)[4], const Matrix& m, const Input& in, const 
     add_float_chunks<TYPE>(acc, w, part.panel * CHUNK_ROWS, x, part.first, part.step);
 }
 
-// Adds the part to `acc`. Float layouts put row i in column i whatever WIDE is.
-template <int WIDE>
+// Adds the part to `acc`. Float layouts put row i in column i whatever WIDE is. Every thread of the
+// block must come here or to `await_grid`.
+template <int WIDE, uint32_t LAYOUTS>
 DEVICE void add_part(float (&acc)[4], const Matrix& m, const Input& in, const Part& part,
-                     const uint32_t* grid) {
-    switch (m.layout) {
-        case LAYOUT_Q8_0: add_blocks<Q8_0, WIDE>(acc, m, in, part, grid); break;
-        case LAYOUT_Q2_K: add_blocks<Q2K, WIDE>(acc, m, in, part, grid); break;
-        case LAYOUT_Q4_K: add_blocks<Q4K, WIDE>(acc, m, in, part, grid); break;
-        case LAYOUT_Q6_K: add_blocks<Q6K, WIDE>(acc, m, in, part, grid); break;
-        case LAYOUT_IQ2_XXS: add_blocks<Iq2Xxs<GRID_COPIES>, WIDE>(acc, m, in, part, grid); break;
-        case LAYOUT_MXFP4: add_blocks<Mxfp4, WIDE>(acc, m, in, part, grid); break;
-        case LAYOUT_F32: add_floats<FLOAT_F32>(acc, m, in, part); break;
-        case LAYOUT_F16: add_floats<FLOAT_F16>(acc, m, in, part); break;
-        default: add_floats<FLOAT_BF16>(acc, m, in, part); break;
+                     const Grid& grid) {
+#define BLOCKS(tag, F)                                         \
+    if constexpr ((LAYOUTS & SET(tag)) != 0) {                 \
+        if (m.layout == tag) add_blocks<F, WIDE>(acc, m, in, part, grid); \
     }
+#define FLOATS(tag, TYPE)                       \
+    if constexpr ((LAYOUTS & SET(tag)) != 0) {  \
+        if (m.layout == tag) {                  \
+            await_grid(grid.needed);            \
+            add_floats<TYPE>(acc, m, in, part); \
+        }                                       \
+    }
+    BLOCKS(LAYOUT_Q8_0, Q8_0)
+    BLOCKS(LAYOUT_Q2_K, Q2K)
+    BLOCKS(LAYOUT_Q4_K, Q4K)
+    BLOCKS(LAYOUT_Q6_K, Q6K)
+    BLOCKS(LAYOUT_IQ2_XXS, Iq2Xxs)
+    BLOCKS(LAYOUT_MXFP4, Mxfp4)
+    FLOATS(LAYOUT_F32, FLOAT_F32)
+    FLOATS(LAYOUT_F16, FLOAT_F16)
+    FLOATS(LAYOUT_BF16, FLOAT_BF16)
+#undef BLOCKS
+#undef FLOATS
 }

@@ -4,6 +4,7 @@
 // depends on the matrix alone, and a column of the tile on its activation row alone, so that a row's
 // bits are the same in every batch of up to 8 rows.
 #pragma once
+#include "copy.cuh"
 #include "formats.cuh"
 
 // Rounded activations of up to 8 rows, from the chunk that is multiplied on.
@@ -44,6 +45,8 @@ template <class F, int WIDE>
 DEVICE void add_per_tile(float (&acc)[4], const typename F::Raw& w, const uint4 (&x)[4],
                          const ActRows& acts, const uint32_t* grid) {
     float scales[WIDE + 1][TILES];
+    int start[4];
+    sums_in_floats(start);
 #pragma unroll
     for (int column = 0; column <= WIDE; column++) {
         const uint32_t row = result_row<WIDE>(column);
@@ -61,7 +64,7 @@ DEVICE void add_per_tile(float (&acc)[4], const typename F::Raw& w, const uint4 
         uint32_t a[4];
         F::tile(a, w, i, grid);
         int c[4];
-        mma_s8_from(c, INT_IN_FLOAT, a, word(x[i / 2], i % 2 * 2), word(x[i / 2], i % 2 * 2 + 1));
+        mma_s8_from(c, start, a, word(x[i / 2], i % 2 * 2), word(x[i / 2], i % 2 * 2 + 1));
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const float d = F::scale(w, i, half);
@@ -84,7 +87,7 @@ DEVICE void add_tile(int (&total)[4], const typename F::Raw& w, int i, uint32_t 
         mma_s8(total, a, b0, b1);
     } else if constexpr (F::KIND == SCALED) {
         int c[4];
-        mma_s8_from(c, 0, a, b0, b1);
+        mma_s8_zero(c, a, b0, b1);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int factor = F::factor(w, i, half);
@@ -100,7 +103,7 @@ DEVICE void add_tile(int (&total)[4], const typename F::Raw& w, int i, uint32_t 
             const uint32_t keep = (threadIdx.x % 4 / 2 == uint32_t(part)) ? 0xffffffffu : 0;
             const uint32_t own[4] = {a[0] & keep, a[1] & keep, a[2] & keep, a[3] & keep};
             int c[4];
-            mma_s8_from(c, 0, own, b0, b1);
+            mma_s8_zero(c, own, b0, b1);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int factor = F::factor(w, i, half, part);
@@ -159,29 +162,49 @@ DEVICE void add_per_chunk(float (&acc)[4], const typename F::Raw& w, const uint4
     }
 }
 
+// Called by every thread of a block between the loads of its first weights and their use: what was
+// copied to shared memory before is there.
+DEVICE void await_grid(bool needed) {
+    if (!needed) return;
+    copies_wait<0>();
+    __syncthreads();
+}
+
 // Chunks `first`, `first + step`, ... of a panel.
 template <class F, int WIDE>
 DEVICE void add_chunks(float (&acc)[4], const uint8_t* panel, ActRows acts, uint32_t n_chunks,
-                       uint32_t first, uint32_t step, const uint32_t* grid) {
+                       uint32_t first, uint32_t step, const uint32_t* grid, bool grid_needed) {
     const uint32_t record = F::KIND == PER_TILE ? ACT32_RECORD : ACT256_RECORD;
     const uint8_t* records = acts.records;
-    for (uint32_t chunk = first; chunk < n_chunks; chunk += step) {
-        typename F::Raw w;
-        F::load(w, panel + uint64_t(chunk) * F::CHUNK, threadIdx.x % 32);
-        acts.records = records + chunk * record;
-        uint4 x[4];
-        load_codes<WIDE>(x, acts);
-        if constexpr (F::KIND == PER_TILE) {
-            add_per_tile<F, WIDE>(acc, w, x, acts, grid);
-        } else {
-            add_per_chunk<F, WIDE>(acc, w, x, acts, grid);
+    bool awaited = !grid_needed;
+    for (uint32_t chunk = first; chunk < n_chunks; chunk += F::DEPTH * step) {
+        typename F::Raw w[F::DEPTH];
+#pragma unroll
+        for (int i = 0; i < F::DEPTH; i++) {
+            // What lies behind the end is loaded from its last chunk, and not used.
+            const uint32_t at = min(chunk + i * step, n_chunks - 1);
+            F::load(w[i], Streamed{panel + uint64_t(at) * F::CHUNK}, threadIdx.x % 32);
+        }
+        await_grid(!awaited);
+        awaited = true;
+#pragma unroll
+        for (int i = 0; i < F::DEPTH; i++) {
+            if (chunk + i * step >= n_chunks) break;
+            acts.records = records + (chunk + i * step) * record;
+            uint4 x[4];
+            load_codes<WIDE>(x, acts);
+            if constexpr (F::KIND == PER_TILE) {
+                add_per_tile<F, WIDE>(acc, w[i], x, acts, grid);
+            } else {
+                add_per_chunk<F, WIDE>(acc, w[i], x, acts, grid);
+            }
         }
     }
+    await_grid(!awaited);
 }
 
-// Puts the magnitudes' levels of IQ2_XXS into shared memory; all threads of a block call it.
-template <int COPIES>
+// Begins to put the magnitudes' levels of IQ2_XXS into shared memory.
 DEVICE void copy_grid(uint32_t* to, const uint32_t* from) {
-    for (uint32_t i = threadIdx.x; i < 256 * COPIES; i += blockDim.x) to[i] = from[i / COPIES];
-    __syncthreads();
+    for (uint32_t i = 4 * threadIdx.x; i < 256; i += 4 * blockDim.x) copy_16(to + i, from + i);
+    copies_begin();
 }

@@ -39,9 +39,9 @@ DEVICE void repack_q8_0(uint8_t* to, const Source& s, uint32_t g, uint32_t t) {
     for (int half = 0; half < 2; half++) {
         for (uint32_t i = 0; i < TILES; i++) {
             const uint8_t* block = s.tile(half, i, 34);
-            uint8_t* codes = to + 512 * i + 16 * (4 * g + t) + 8 * half;
+            uint8_t* codes = to + 512 * i + 16 * (4 * g + t) + 4 * half;
             put4(codes, bytes4(offset(block, 2 + 8 * t)));
-            put4(codes + 4, bytes4(offset(block, 6 + 8 * t)));
+            put4(codes + 8, bytes4(offset(block, 6 + 8 * t)));
             if (i / 2 == t) put2(to + Q8_0_SCALES + 32 * g + 4 * i + 2 * half, bytes2(block));
         }
     }
@@ -57,7 +57,8 @@ DEVICE void repack_mxfp4(uint8_t* to, const Source& s, uint32_t g, uint32_t t) {
                 codes |= (byte(block, 1 + t % 2 * 8 + w) >> (t / 2 * 4) & 15) << (4 * w);
             }
             put4(to + 512 * (i / 2) + 16 * (4 * g + t) + 8 * (i % 2) + 4 * half, codes);
-            if (i / 2 == t) to[MXFP4_SCALES + 16 * g + 8 * half + i] = uint8_t(byte(block, 0));
+            const uint32_t at = MXFP4_SCALES + 16 * g + i / 2 * 4 + 2 * half + i % 2;
+            if (i / 2 == t) to[at] = uint8_t(byte(block, 0));
         }
     }
 }

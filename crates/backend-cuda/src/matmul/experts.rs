@@ -3,13 +3,11 @@
 use backend::{Act, ExpertWeights, Result, Routing};
 
 use super::round::Values;
-use super::weights::{Matrix, MatrixArgs};
+use super::weights::{Layout, Matrix, MatrixArgs};
 use super::{FEW_ROWS, Workspace, sorted, unsupported};
 use crate::Cuda;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
-const UP: Kernel = Kernel::new("matmul/experts", "experts_up");
-const DOWN: Kernel = Kernel::new("matmul/experts", "experts_down");
 /// Experts of a row that the kernels can add up.
 const MAX_USED: usize = 16;
 
@@ -61,6 +59,23 @@ struct DownArgs {
 
 // SAFETY: `repr(C)`, as in `experts.cu`, and the last field fills the padding.
 unsafe impl Args for DownArgs {}
+
+/// The kernels for a set of layouts: those of published files with a shared expert in Q8_0, or any.
+fn kernels(layouts: impl Iterator<Item = Layout> + Clone) -> (Kernel, Kernel) {
+    let all = |layout| layouts.clone().all(|l| l == layout || l == Layout::Q8_0);
+    let (up, down) = if all(Layout::Iq2Xxs) {
+        ("up_iq2_xxs", "down_iq2_xxs")
+    } else if all(Layout::Q2K) {
+        ("up_q2_k", "down_q2_k")
+    } else if all(Layout::Q4K) {
+        ("up_q4_k", "down_q4_k")
+    } else if all(Layout::Mxfp4) {
+        ("up_mxfp4", "down_mxfp4")
+    } else {
+        ("up_any", "down_any")
+    };
+    (Kernel::new("matmul/experts", up), Kernel::new("matmul/experts", down))
+}
 
 /// Experts that the same rows go through; the shared expert is a bank of one.
 pub(super) struct Bank<'a> {
@@ -218,7 +233,8 @@ impl Rows<'_> {
         let shared_args = shared.map(|s| self.bank(&x, s, first, pairs)).unwrap_or_default();
         let up = UpArgs { banks: [self.bank(&x, bank, first, 0), shared_args], grid: ws.grid() };
         let all_pairs = pairs + shared.map_or(0, |_| n_rows);
-        gpu.launch(&UP, Launch::grid2(inner.div_ceil(16), all_pairs, 256), &up)?;
+        let layouts = banks().flat_map(|b| [b.gate.layout(), b.up.layout()]);
+        gpu.launch(&kernels(layouts).0, Launch::grid2(inner.div_ceil(16), all_pairs, 256), &up)?;
 
         let h =
             Values { x: ws.hidden(), stride: inner, cols: inner, n_slices: 1, n_rows: all_pairs };
@@ -240,7 +256,8 @@ impl Rows<'_> {
             add: u32::from(add),
             unused: 0,
         };
-        gpu.launch(&DOWN, Launch::grid2(hidden.div_ceil(16), n_rows, 256), &down)
+        let layouts = banks().map(|b| b.down.layout());
+        gpu.launch(&kernels(layouts).1, Launch::grid2(hidden.div_ceil(16), n_rows, 256), &down)
     }
 
     /// A bank's pairs of the rows from `first` on; their results begin at row `at` of `hidden`.

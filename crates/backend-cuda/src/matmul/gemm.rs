@@ -60,8 +60,7 @@ fn tiled(gpu: &Gpu, layout: Layout) -> Tiled {
     match layout {
         Layout::Q8_0 if fits(128) => kernel("gemm_q8_0", 128),
         Layout::Q8_0 => kernel("gemm_q8_0_narrow", 32),
-        Layout::Mxfp4 if fits(128) => kernel("gemm_mxfp4", 128),
-        Layout::Mxfp4 => kernel("gemm_mxfp4_narrow", 64),
+        Layout::Mxfp4 => kernel("gemm_mxfp4", 64),
         Layout::Q2K => kernel("gemm_q2_k", 64),
         Layout::Q4K => kernel("gemm_q4_k", 64),
         Layout::Q6K => kernel("gemm_q6_k", 64),

@@ -6,12 +6,10 @@ use backend::{Act, Result};
 
 use super::gemm::{self, Groups};
 use super::round::Values;
-use super::weights::{Matrix, MatrixArgs};
+use super::weights::{Layout, Matrix, MatrixArgs};
 use super::{CHUNK_COLS, FEW_ROWS, Workspace, unsupported};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
-const GEMV_4: Kernel = Kernel::new("matmul/gemv", "gemv_4");
-const GEMV_8: Kernel = Kernel::new("matmul/gemv", "gemv_8");
 /// Rows that one launch covers.
 const ROWS: usize = FEW_ROWS;
 const MAX_JOBS: usize = 8;
@@ -93,6 +91,21 @@ pub(super) fn products(
     Ok(())
 }
 
+/// The kernel for a set of layouts: fewer of them need fewer registers.
+fn kernel(mut layouts: impl Iterator<Item = Layout> + Clone, n_rows: usize) -> Kernel {
+    let narrow = n_rows <= 4;
+    let name = if layouts.clone().all(|l| l == Layout::Q8_0) {
+        if narrow { "gemv_q8_0_4" } else { "gemv_q8_0_8" }
+    } else if layouts.all(|l| l == Layout::Q8_0 || !l.is_chunked()) {
+        if narrow { "gemv_q8_0_floats_4" } else { "gemv_q8_0_floats_8" }
+    } else if narrow {
+        "gemv_any_4"
+    } else {
+        "gemv_any_8"
+    };
+    Kernel::new("matmul/gemv", name)
+}
+
 /// Warps that share a panel, as in `gemv.cu`.
 fn warps_of_panel(chunks: usize) -> usize {
     match chunks {
@@ -138,8 +151,8 @@ impl Piece<'_> {
                 let panels = WARPS / warps_of_panel(w.chunks());
                 blocks += self.groups.len() * (slot.group_panels as usize).div_ceil(panels);
             }
-            let kernel = if n_rows <= 4 { &GEMV_4 } else { &GEMV_8 };
-            gpu.launch(kernel, Launch::new(blocks, 256), &args)?;
+            let kernel = kernel(jobs.iter().map(|(_, w)| w.layout()), n_rows);
+            gpu.launch(&kernel, Launch::new(blocks, 256), &args)?;
         }
         Ok(())
     }
