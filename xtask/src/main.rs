@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask COMMAND`. One file a command.
 
+mod cross;
 mod generate;
 mod op;
 mod tiny_eval;
@@ -12,6 +13,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", arg_required_else_help = true)]
 enum Command {
+    /// Build and test for 64-bit Arm under an emulator, type-check for macOS
+    Cross(cross::Args),
     /// Write the manual pages and the completion scripts of `keid`
     Generate(generate::Args),
     /// Run the case list of an operation on the CPU backend
@@ -22,6 +25,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
+        Command::Cross(args) => args.run(),
         Command::Generate(args) => args.run(),
         Command::Op(args) => args.run(),
         Command::TinyEval(args) => args.run(),

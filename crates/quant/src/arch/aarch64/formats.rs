@@ -40,11 +40,16 @@ pub(super) trait Format {
     /// `block` must lead to a block of this format.
     unsafe fn header(block: *const u8) -> Header;
 
-    /// The 32 weights of group `g`, times those scales that are not left.
+    /// Group `G` of the four times 32 weights in the `half`-th half of a block, times those scales that
+    /// are not left. A block of 32 is group 0 of half 0.
     ///
     /// # Safety
-    /// `block` must lead to a block of this format with this header, of more than `g` groups.
-    unsafe fn weights(block: *const u8, header: &Header, g: usize) -> [int8x16_t; 2];
+    /// `block` must lead to a block of this format with this header that has the group.
+    unsafe fn weights<const G: usize>(
+        block: *const u8,
+        header: &Header,
+        half: usize,
+    ) -> [int8x16_t; 2];
 
     /// The scales of four blocks and of their minima.
     ///
@@ -61,14 +66,25 @@ unsafe fn load(at: *const u8) -> uint8x16_t {
     unsafe { vld1q_u8(at) }
 }
 
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn pair(at: *const u8) -> [uint8x16_t; 2] {
+    // SAFETY: the caller has 32 readable bytes there.
+    unsafe { [load(at), load(at.add(16))] }
+}
+
 /// Four half-precision numbers, one at byte `at` of each block.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn halves(blocks: [*const u8; 4], at: usize) -> float32x4_t {
     // SAFETY: the caller has two readable bytes there.
-    let bits = blocks.map(|block| unsafe { block.add(at).cast::<u16>().read_unaligned() });
-    let [a, b, c, d] = bits.map(u64::from);
-    let bits = vcreate_u16(a | b << 16 | c << 32 | d << 48);
+    let [a, b, c, d] =
+        blocks.map(|block| unsafe { block.add(at).cast::<u16>().read_unaligned() });
+    let bits = vset_lane_u16::<0>(a, vdup_n_u16(0));
+    let bits = vset_lane_u16::<1>(b, bits);
+    let bits = vset_lane_u16::<2>(c, bits);
+    let bits = vset_lane_u16::<3>(d, bits);
     vcvt_f32_f16(vreinterpret_f16_u16(bits))
 }
 
@@ -102,7 +118,11 @@ impl Format for Q8_0 {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights(block: *const u8, _: &Header, _: usize) -> [int8x16_t; 2] {
+    unsafe fn weights<const G: usize>(
+        block: *const u8,
+        _: &Header,
+        _: usize,
+    ) -> [int8x16_t; 2] {
         // SAFETY: the scale is followed by 32 bytes.
         unsafe { [vld1q_s8(block.add(2).cast()), vld1q_s8(block.add(18).cast())] }
     }
@@ -137,15 +157,16 @@ impl Format for Q2K {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights(block: *const u8, header: &Header, g: usize) -> [int8x16_t; 2] {
-        // SAFETY: 64 bytes of codes start at byte 16; `g` is below 8.
-        let codes = unsafe {
-            let at = block.add(16 + 32 * (g / 4));
-            [load(at), load(at.add(16))]
-        };
+    unsafe fn weights<const G: usize>(
+        block: *const u8,
+        header: &Header,
+        half: usize,
+    ) -> [int8x16_t; 2] {
+        // SAFETY: 64 bytes of codes start at byte 16.
+        let codes = unsafe { pair(block.add(16 + 32 * half)) };
         std::array::from_fn(|i| {
-            let codes = vandq_u8(shift_right(codes[i], g % 4 * 2), vdupq_n_u8(3));
-            let scale = vqtbl1q_u8(header.state[0], vdupq_n_u8((2 * g + i) as u8));
+            let codes = vandq_u8(shift_right(codes[i], 2 * G), vdupq_n_u8(3));
+            let scale = vqtbl1q_u8(header.state[0], vdupq_n_u8((8 * half + 2 * G + i) as u8));
             vreinterpretq_s8_u8(vmulq_u8(codes, scale))
         })
     }
@@ -188,14 +209,15 @@ impl Format for Q4K {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights(block: *const u8, _: &Header, g: usize) -> [int8x16_t; 2] {
-        // SAFETY: 128 bytes of codes start at byte 16; `g` is below 8.
-        let codes = unsafe {
-            let at = block.add(16 + 32 * (g / 2));
-            [load(at), load(at.add(16))]
-        };
+    unsafe fn weights<const G: usize>(
+        block: *const u8,
+        _: &Header,
+        half: usize,
+    ) -> [int8x16_t; 2] {
+        // SAFETY: 128 bytes of codes start at byte 16.
+        let codes = unsafe { pair(block.add(16 + 64 * half + 32 * (G / 2))) };
         codes.map(|codes| {
-            let nibbles = vandq_u8(shift_right(codes, g % 2 * 4), vdupq_n_u8(15));
+            let nibbles = vandq_u8(shift_right(codes, G % 2 * 4), vdupq_n_u8(15));
             vreinterpretq_s8_u8(nibbles)
         })
     }
@@ -234,17 +256,19 @@ impl Format for Q6K {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights(block: *const u8, _: &Header, g: usize) -> [int8x16_t; 2] {
-        let (half, part) = (g / 4, g % 4);
+    unsafe fn weights<const G: usize>(
+        block: *const u8,
+        _: &Header,
+        half: usize,
+    ) -> [int8x16_t; 2] {
+        // SAFETY: 128 bytes of low parts, then 64 of high parts.
+        let (low, high) = unsafe {
+            (pair(block.add(64 * half + 32 * (G % 2))), pair(block.add(128 + 32 * half)))
+        };
         std::array::from_fn(|i| {
-            // SAFETY: 128 bytes of low parts, then 64 of high parts; `g` is below 8.
-            let (low, high) = unsafe {
-                let low = block.add(64 * half + part % 2 * 32 + 16 * i);
-                (load(low), load(block.add(128 + 32 * half + 16 * i)))
-            };
-            let low = vandq_u8(shift_right(low, part / 2 * 4), vdupq_n_u8(15));
-            // From bits `2 * part` up to bits 4 and 5.
-            let high = vshlq_u8(high, vdupq_n_s8(4 - 2 * part as i8));
+            let low = vandq_u8(shift_right(low[i], G / 2 * 4), vdupq_n_u8(15));
+            // From bits `2 * G` up or down to bits 4 and 5.
+            let high = vshlq_u8(high[i], vdupq_n_s8(4 - 2 * G as i8));
             let both = vorrq_u8(low, vandq_u8(high, vdupq_n_u8(0x30)));
             vsubq_s8(vreinterpretq_s8_u8(both), vdupq_n_s8(32))
         })
@@ -273,10 +297,8 @@ impl Format for Iq2Xxs {
         let mut header = Header::empty();
         for i in 0..2 {
             // SAFETY: 64 bytes start at byte 2.
-            let [first, last] = unsafe {
-                let at = block.add(2 + 32 * i);
-                [load(at), load(at.add(16))].map(|v| vreinterpretq_u32_u8(v))
-            };
+            let words = unsafe { pair(block.add(2 + 32 * i)) };
+            let [first, last] = words.map(|v| vreinterpretq_u32_u8(v));
             // Every odd dword: four times seven bits of signs, four bits of scale.
             let rest = vuzp2q_u32(first, last);
             let byte = |i: u32| vdupq_n_u32(0xFF << (8 * i));
@@ -296,22 +318,26 @@ impl Format for Iq2Xxs {
     /// registers would take more of them than there are.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights(block: *const u8, header: &Header, g: usize) -> [int8x16_t; 2] {
-        // SAFETY: eight bytes per group start at byte 2, the first four of them indices; `g` is below 8.
-        let indices = unsafe { block.add(2 + 8 * g).cast::<u32>().read_unaligned() };
-        let indices = indices.to_le_bytes();
-        // Byte `v` of the signs serves weights 8v..8v + 8: spread it over them, keep one bit in each.
+    unsafe fn weights<const G: usize>(
+        block: *const u8,
+        header: &Header,
+        half: usize,
+    ) -> [int8x16_t; 2] {
+        // SAFETY: eight bytes per group start at byte 2, the first four of them indices.
+        let indices = unsafe { *block.add(2 + 32 * half + 8 * G).cast::<[u8; 4]>() };
+        // Byte `v` of the signs serves weights 8v..8v + 8: spread it over them, and move the bit of each
+        // to the top, from where it fills the byte.
         let spread = vcombine_u8(vcreate_u8(0), vcreate_u8(0x0101_0101_0101_0101));
-        let bit = vcreate_u8(0x8040_2010_0804_0201);
-        let bit = vcombine_u8(bit, bit);
+        let to_top = vcreate_s8(0x0001_0203_0405_0607);
+        let to_top = vcombine_s8(to_top, to_top);
         std::array::from_fn(|i| {
-            let entry = |v: usize| vcreate_u8(IQ2_XXS[usize::from(indices[v])]);
-            let magnitudes = vcombine_u8(entry(2 * i), entry(2 * i + 1));
-            let place = vaddq_u8(spread, vdupq_n_u8((4 * (g % 4) + 2 * i) as u8));
-            let negative = vtstq_u8(vqtbl1q_u8(header.state[g / 4], place), bit);
+            let entry = |v: usize| vcreate_s8(IQ2_XXS[usize::from(indices[v])]);
+            let magnitudes = vcombine_s8(entry(2 * i), entry(2 * i + 1));
+            let place = vaddq_u8(spread, vdupq_n_u8((4 * G + 2 * i) as u8));
+            let signs = vreinterpretq_s8_u8(vqtbl1q_u8(header.state[half], place));
+            let negative = vshrq_n_s8::<7>(vshlq_s8(signs, to_top));
             // Under the mask `!x + 1`.
-            let signed = vsubq_u8(veorq_u8(magnitudes, negative), negative);
-            vreinterpretq_s8_u8(signed)
+            vsubq_s8(veorq_s8(magnitudes, negative), negative)
         })
     }
 
@@ -340,7 +366,11 @@ impl Format for Mxfp4 {
     /// E2M1 codes doubled to integers; the scale is halved to match.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights(block: *const u8, _: &Header, _: usize) -> [int8x16_t; 2] {
+    unsafe fn weights<const G: usize>(
+        block: *const u8,
+        _: &Header,
+        _: usize,
+    ) -> [int8x16_t; 2] {
         const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
         // SAFETY: 16 bytes of codes start at byte 1; the table has 16.
         let (codes, doubled) = unsafe { (load(block.add(1)), vld1q_s8(DOUBLED.as_ptr())) };

@@ -42,6 +42,11 @@ const fn act_steps<F: Format>() -> usize {
     F::LEN / STEP * if F::WIDE { 2 } else { 1 } + if F::MINS { 2 } else { 0 }
 }
 
+/// Bytes of a block of `P` pairs of activation rows: steps, and a scale for each row.
+const fn act_bytes<F: Format, const P: usize>() -> usize {
+    (act_steps::<F>() * STEP + 4) * 2 * P
+}
+
 /// Products of weights with three activation rows or more.
 ///
 /// # Safety
@@ -60,7 +65,7 @@ pub(super) unsafe fn blocks<F: Format, M: Mac>(
         let blocks = PANEL_ROWS / SIDE * PANEL_COLS / F::LEN;
         assert!(blocks * weight_bytes::<F>() <= Scratch::PANEL_BYTES);
         assert!(blocks * meta_bytes::<F>() <= Scratch::SCALE_BYTES);
-        assert!(PANEL_COLS / F::LEN * act_steps::<F>() * 4 * STEP <= Scratch::ACT_BYTES);
+        assert!(PANEL_COLS / F::LEN * act_bytes::<F, 2>() <= Scratch::ACT_BYTES);
     }
     let n_rows = out.rows();
     for first_row in (0..w.rows()).step_by(PANEL_ROWS) {
@@ -126,12 +131,19 @@ unsafe fn pack_block<F: Format, M: Mac>(blocks: [*const u8; SIDE], weights: *mut
                 vst1q_s8(weights.add(step * SIDE * STEP + 16 * i), v);
             }
         };
-        let headers: [Header; SIDE] = blocks.map(|block| F::header(block));
-        for g in 0..F::LEN / 32 {
-            let rows: [[int8x16_t; 2]; SIDE] =
-                std::array::from_fn(|r| F::weights(blocks[r], &headers[r], g));
-            put(2 * g, rows.map(|row| row[0]));
-            put(2 * g + 1, rows.map(|row| row[1]));
+        let headers: [Header; SIDE] = std::array::from_fn(|r| F::header(blocks[r]));
+        let group = |g: usize, rows: [[int8x16_t; 2]; SIDE]| {
+            put(2 * g, std::array::from_fn(|r| rows[r][0]));
+            put(2 * g + 1, std::array::from_fn(|r| rows[r][1]));
+        };
+        for half in 0..F::LEN.div_ceil(128) {
+            let g = 4 * half;
+            group(g, std::array::from_fn(|r| F::weights::<0>(blocks[r], &headers[r], half)));
+            if F::LEN > 32 {
+                group(g + 1, std::array::from_fn(|r| F::weights::<1>(blocks[r], &headers[r], half)));
+                group(g + 2, std::array::from_fn(|r| F::weights::<2>(blocks[r], &headers[r], half)));
+                group(g + 3, std::array::from_fn(|r| F::weights::<3>(blocks[r], &headers[r], half)));
+            }
         }
         if F::MINS {
             put(F::LEN / STEP, std::array::from_fn(|r| headers[r].mins));
@@ -198,14 +210,8 @@ unsafe fn multiply<F: Format, M: Mac, const P: usize>(
             let mut acc =
                 if panel.first_col > 0 { at.load::<M, P>(out) } else { [[vdupq_n_f32(0.0); 4]; P] };
             for b in 0..n_blocks {
-                let block = Block::<P> {
-                    weights: weights.cast(),
-                    meta,
-                    acts: near.add(b * act_steps::<F>() * P * 2 * STEP),
-                };
-                let first = panel.first_col / F::LEN;
-                let scales = rows.map(|pair| pair.map(|row| acts.scales(row)[first + b]));
-                block.add_to::<F, M>(&mut acc, scales);
+                let acts = near.add(b * act_bytes::<F, P>());
+                Block { weights: weights.cast(), meta, acts }.add_to::<F, M>(&mut acc);
                 weights = weights.add(weight_bytes::<F>());
                 meta = meta.add(meta_bytes::<F>());
             }
@@ -215,7 +221,7 @@ unsafe fn multiply<F: Format, M: Mac, const P: usize>(
 }
 
 /// Lays the activations of a panel step by step, pair by pair: per block its codes (of words first the
-/// high, then the low bytes), then high and low bytes of its sums.
+/// high, then the low bytes), then high and low bytes of its sums, then its scales.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn gather<F: Format, M: Mac, const P: usize>(
@@ -227,32 +233,34 @@ unsafe fn gather<F: Format, M: Mac, const P: usize>(
     for (p, pair) in rows.into_iter().enumerate() {
         for b in 0..panel.cols / F::LEN {
             let col = panel.first_col + b * F::LEN;
-            let step = b * act_steps::<F>();
             // SAFETY: every step below is the block's; codes and sums are there for all columns.
             unsafe {
+                let block = near.add(b * act_bytes::<F, P>());
                 let put = |step: usize, rows: [int8x16_t; 2]| {
-                    let at = near.add((step * P + p) * 2 * STEP);
+                    let at = block.add((step * P + p) * 2 * STEP);
                     let [first, last] = M::pair(rows);
                     vst1q_s8(at, first);
                     vst1q_s8(at.add(16), last);
                 };
                 if F::WIDE {
-                    let both = pair.map(|row| planes::of_codes(acts.wide(row)[col..].as_ptr()));
+                    let [a, b] = pair.map(|row| planes::of_codes(acts.wide(row)[col..].as_ptr()));
                     for i in 0..4 {
-                        put(step + i, both.map(|planes| planes[i]));
+                        put(i, [a[i], b[i]]);
                     }
                 } else {
-                    let codes = pair.map(|row| acts.codes(row)[col..].as_ptr());
+                    let [a, b] = pair.map(|row| acts.codes(row)[col..].as_ptr());
                     for i in 0..F::LEN / STEP {
-                        put(step + i, codes.map(|codes| vld1q_s8(codes.add(i * STEP))));
+                        put(i, [vld1q_s8(a.add(i * STEP)), vld1q_s8(b.add(i * STEP))]);
                     }
                 }
                 if F::MINS {
-                    let both = pair.map(|row| planes::of_sums(acts.sums(row)[col / 16..].as_ptr()));
+                    let [a, b] = pair.map(|row| planes::of_sums(acts.sums(row)[col / 16..].as_ptr()));
                     for i in 0..2 {
-                        put(step + F::LEN / STEP + i, both.map(|planes| planes[i]));
+                        put(F::LEN / STEP + i, [a[i], b[i]]);
                     }
                 }
+                let scales = block.add(act_steps::<F>() * P * 2 * STEP + 8 * p).cast::<[f32; 2]>();
+                scales.write_unaligned(pair.map(|row| acts.scales(row)[col / F::LEN]));
             }
         }
     }
@@ -269,19 +277,16 @@ impl<const P: usize> Block<P> {
     /// `acc = fma(sum, d * scale, acc)`, and the same with the minima.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn add_to<F: Format, M: Mac>(
-        &self,
-        acc: &mut [[float32x4_t; 4]; P],
-        scales: [[f32; 2]; P],
-    ) {
+    unsafe fn add_to<F: Format, M: Mac>(&self, acc: &mut [[float32x4_t; 4]; P]) {
         // SAFETY: the caller's instructions, a packed block and its activations.
         unsafe {
             let totals = self.totals::<F, M>();
-            let [d, dmin] = [0, EIGHT].map(|at| {
-                let at = self.meta.add(EIGHT * F::SUBS + at).cast::<f32>();
-                M::spread([vld1q_f32(at), vld1q_f32(at.add(4))])
+            let at = self.meta.add(EIGHT * F::SUBS).cast::<f32>();
+            let d = M::spread([vld1q_f32(at), vld1q_f32(at.add(4))]);
+            let scales: [[float32x4_t; 4]; P] = std::array::from_fn(|p| {
+                let at = self.acts.add(act_steps::<F>() * P * 2 * STEP + 8 * p);
+                M::spread_acts(vreinterpret_f32_s8(vld1_s8(at)))
             });
-            let scales = scales.map(|pair| M::pair_scales(pair));
             for p in 0..P {
                 for i in 0..4 {
                     let scale = vmulq_f32(d[i], scales[p][i]);
@@ -289,11 +294,9 @@ impl<const P: usize> Block<P> {
                 }
             }
             if F::MINS {
-                let mut sums = [[vdupq_n_s32(0); 4]; P];
-                let step = F::LEN / STEP;
-                self.step::<M>(&mut sums, step, step);
-                sums = sums.map(|sums| sums.map(|v| planes::raise(v)));
-                self.step::<M>(&mut sums, step, step + 1);
+                let sums = self.wide::<M>(F::LEN / STEP, F::LEN / STEP, 1);
+                let at = at.add(8);
+                let dmin = M::spread([vld1q_f32(at), vld1q_f32(at.add(4))]);
                 for p in 0..P {
                     for i in 0..4 {
                         let scale = vmulq_f32(dmin[i], scales[p][i]);
@@ -313,15 +316,12 @@ impl<const P: usize> Block<P> {
         let steps = F::LEN / STEP;
         // SAFETY: the caller's instructions, block and activations.
         unsafe {
+            if F::WIDE {
+                return self.wide::<M>(0, 0, steps);
+            }
             if F::SUBS == 0 {
                 for s in 0..steps {
                     self.step::<M>(&mut totals, s, s);
-                }
-                if F::WIDE {
-                    totals = totals.map(|totals| totals.map(|v| planes::raise(v)));
-                    for s in 0..steps {
-                        self.step::<M>(&mut totals, s, steps + s);
-                    }
                 }
                 return totals;
             }
@@ -341,6 +341,28 @@ impl<const P: usize> Block<P> {
             }
         }
         totals
+    }
+
+    /// Sums of `len` steps of weights with as many of high bytes of activations, then of low ones.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn wide<M: Mac>(&self, weights: usize, acts: usize, len: usize) -> [[int32x4_t; 4]; P] {
+        let mut sums = [[vdupq_n_s32(0); 4]; P];
+        // SAFETY: the caller's instructions, and steps of this block.
+        unsafe {
+            for s in 0..len {
+                self.step::<M>(&mut sums, weights + s, acts + s);
+            }
+            for sums in &mut sums {
+                for sum in sums {
+                    *sum = planes::raise(*sum);
+                }
+            }
+            for s in 0..len {
+                self.step::<M>(&mut sums, weights + s, acts + len + s);
+            }
+        }
+        sums
     }
 
     /// Adds products of the block's `weights`-th step with its `acts`-th.

@@ -66,8 +66,8 @@ pub(super) trait Mac {
     /// A number per activation row, to the lanes of the sums.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn pair_scales(rows: [f32; 2]) -> [float32x4_t; 4] {
-        let [first, second] = rows.map(|s| vdupq_n_f32(s));
+    unsafe fn spread_acts(rows: float32x2_t) -> [float32x4_t; 4] {
+        let (first, second) = (vdupq_lane_f32::<0>(rows), vdupq_lane_f32::<1>(rows));
         [first, first, second, second]
     }
 
@@ -247,9 +247,8 @@ impl Mac for Matrix {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn pair_scales(rows: [f32; 2]) -> [float32x4_t; 4] {
-        let [first, second] = rows.map(|s| vdupq_n_f32(s));
-        [vzip1q_f32(first, second); 4]
+    unsafe fn spread_acts(rows: float32x2_t) -> [float32x4_t; 4] {
+        [vcombine_f32(rows, rows); 4]
     }
 
     #[inline]
