@@ -79,8 +79,7 @@ unsafe fn pair(at: *const u8) -> [uint8x16_t; 2] {
 #[target_feature(enable = "neon")]
 unsafe fn halves(blocks: [*const u8; 4], at: usize) -> float32x4_t {
     // SAFETY: the caller has two readable bytes there.
-    let [a, b, c, d] =
-        blocks.map(|block| unsafe { block.add(at).cast::<u16>().read_unaligned() });
+    let [a, b, c, d] = blocks.map(|block| unsafe { block.add(at).cast::<u16>().read_unaligned() });
     let bits = vset_lane_u16::<0>(a, vdup_n_u16(0));
     let bits = vset_lane_u16::<1>(b, bits);
     let bits = vset_lane_u16::<2>(c, bits);
@@ -118,11 +117,7 @@ impl Format for Q8_0 {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights<const G: usize>(
-        block: *const u8,
-        _: &Header,
-        _: usize,
-    ) -> [int8x16_t; 2] {
+    unsafe fn weights<const G: usize>(block: *const u8, _: &Header, _: usize) -> [int8x16_t; 2] {
         // SAFETY: the scale is followed by 32 bytes.
         unsafe { [vld1q_s8(block.add(2).cast()), vld1q_s8(block.add(18).cast())] }
     }
@@ -209,11 +204,7 @@ impl Format for Q4K {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights<const G: usize>(
-        block: *const u8,
-        _: &Header,
-        half: usize,
-    ) -> [int8x16_t; 2] {
+    unsafe fn weights<const G: usize>(block: *const u8, _: &Header, half: usize) -> [int8x16_t; 2] {
         // SAFETY: 128 bytes of codes start at byte 16.
         let codes = unsafe { pair(block.add(16 + 64 * half + 32 * (G / 2))) };
         codes.map(|codes| {
@@ -256,11 +247,7 @@ impl Format for Q6K {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights<const G: usize>(
-        block: *const u8,
-        _: &Header,
-        half: usize,
-    ) -> [int8x16_t; 2] {
+    unsafe fn weights<const G: usize>(block: *const u8, _: &Header, half: usize) -> [int8x16_t; 2] {
         // SAFETY: 128 bytes of low parts, then 64 of high parts.
         let (low, high) = unsafe {
             (pair(block.add(64 * half + 32 * (G % 2))), pair(block.add(128 + 32 * half)))
@@ -301,10 +288,10 @@ impl Format for Iq2Xxs {
             let [first, last] = words.map(|v| vreinterpretq_u32_u8(v));
             // Every odd dword: four times seven bits of signs, four bits of scale.
             let rest = vuzp2q_u32(first, last);
-            let byte = |i: u32| vdupq_n_u32(0xFF << (8 * i));
-            let sevens = vbslq_u32(byte(1), vshlq_n_u32::<1>(rest), rest);
-            let sevens = vbslq_u32(byte(2), vshlq_n_u32::<2>(rest), sevens);
-            let sevens = vbslq_u32(byte(3), vshlq_n_u32::<3>(rest), sevens);
+            // A byte for each seven bits: what lies above a byte is inserted a shift further up.
+            let sevens = vsliq_n_u32::<8>(vshrq_n_u32::<14>(rest), vshrq_n_u32::<21>(rest));
+            let sevens = vsliq_n_u32::<8>(vshrq_n_u32::<7>(rest), sevens);
+            let sevens = vsliq_n_u32::<8>(rest, sevens);
             let sevens = vandq_u8(vreinterpretq_u8_u32(sevens), vdupq_n_u8(0x7F));
             header.state[i] = vsliq_n_u8::<7>(sevens, vcntq_u8(sevens));
             // `2 s + 1`: whatever is the bit below the scale becomes the one.
@@ -366,11 +353,7 @@ impl Format for Mxfp4 {
     /// E2M1 codes doubled to integers; the scale is halved to match.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn weights<const G: usize>(
-        block: *const u8,
-        _: &Header,
-        _: usize,
-    ) -> [int8x16_t; 2] {
+    unsafe fn weights<const G: usize>(block: *const u8, _: &Header, _: usize) -> [int8x16_t; 2] {
         const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
         // SAFETY: 16 bytes of codes start at byte 1; the table has 16.
         let (codes, doubled) = unsafe { (load(block.add(1)), vld1q_s8(DOUBLED.as_ptr())) };

@@ -7,6 +7,7 @@
 use std::arch::aarch64::*;
 
 use super::formats::{Format, Header};
+use super::lanes::transpose;
 use super::mac::Mac;
 use super::planes;
 use crate::dot::{Line, Out, PANEL_COLS, PANEL_ROWS, RoundedRows, Scratch, Weights, picked};
@@ -122,7 +123,11 @@ unsafe fn pack<F: Format, M: Mac>(w: &Weights<'_>, panel: &Panel, scratch: &mut 
 /// Unpacks one block of eight rows.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn pack_block<F: Format, M: Mac>(blocks: [*const u8; SIDE], weights: *mut i8, meta: *mut u8) {
+unsafe fn pack_block<F: Format, M: Mac>(
+    blocks: [*const u8; SIDE],
+    weights: *mut i8,
+    meta: *mut u8,
+) {
     // SAFETY: blocks of this format and the caller's instructions; `weights` and `meta` have room for
     // a block.
     unsafe {
@@ -132,17 +137,16 @@ unsafe fn pack_block<F: Format, M: Mac>(blocks: [*const u8; SIDE], weights: *mut
             }
         };
         let headers: [Header; SIDE] = std::array::from_fn(|r| F::header(blocks[r]));
-        let group = |g: usize, rows: [[int8x16_t; 2]; SIDE]| {
+        let put_group = |g: usize, rows: [[int8x16_t; 2]; SIDE]| {
             put(2 * g, std::array::from_fn(|r| rows[r][0]));
             put(2 * g + 1, std::array::from_fn(|r| rows[r][1]));
         };
         for half in 0..F::LEN.div_ceil(128) {
-            let g = 4 * half;
-            group(g, std::array::from_fn(|r| F::weights::<0>(blocks[r], &headers[r], half)));
+            put_group(4 * half, group::<F, 0>(blocks, &headers, half));
             if F::LEN > 32 {
-                group(g + 1, std::array::from_fn(|r| F::weights::<1>(blocks[r], &headers[r], half)));
-                group(g + 2, std::array::from_fn(|r| F::weights::<2>(blocks[r], &headers[r], half)));
-                group(g + 3, std::array::from_fn(|r| F::weights::<3>(blocks[r], &headers[r], half)));
+                put_group(4 * half + 1, group::<F, 1>(blocks, &headers, half));
+                put_group(4 * half + 2, group::<F, 2>(blocks, &headers, half));
+                put_group(4 * half + 3, group::<F, 3>(blocks, &headers, half));
             }
         }
         if F::MINS {
@@ -166,24 +170,16 @@ unsafe fn pack_block<F: Format, M: Mac>(blocks: [*const u8; SIDE], weights: *mut
     }
 }
 
-/// The transpose of four rows of four numbers.
+/// A group of weights of eight rows.
 #[inline]
 #[target_feature(enable = "neon")]
-fn transpose(r: [int32x4_t; 4]) -> [int32x4_t; 4] {
-    let pairs = [
-        vtrn1q_s32(r[0], r[1]),
-        vtrn2q_s32(r[0], r[1]),
-        vtrn1q_s32(r[2], r[3]),
-        vtrn2q_s32(r[2], r[3]),
-    ];
-    let [ab, ab_odd, cd, cd_odd] = pairs.map(|v| vreinterpretq_s64_s32(v));
-    let columns = [
-        vtrn1q_s64(ab, cd),
-        vtrn1q_s64(ab_odd, cd_odd),
-        vtrn2q_s64(ab, cd),
-        vtrn2q_s64(ab_odd, cd_odd),
-    ];
-    columns.map(|v| vreinterpretq_s32_s64(v))
+unsafe fn group<F: Format, const G: usize>(
+    blocks: [*const u8; SIDE],
+    headers: &[Header; SIDE],
+    half: usize,
+) -> [[int8x16_t; 2]; SIDE] {
+    // SAFETY: blocks of this format with their headers, which have the group.
+    std::array::from_fn(|r| unsafe { F::weights::<G>(blocks[r], &headers[r], half) })
 }
 
 /// All rows of the panel times `P` pairs of activation rows, whose outputs start at row `n`.
@@ -254,7 +250,8 @@ unsafe fn gather<F: Format, M: Mac, const P: usize>(
                     }
                 }
                 if F::MINS {
-                    let [a, b] = pair.map(|row| planes::of_sums(acts.sums(row)[col / 16..].as_ptr()));
+                    let [a, b] =
+                        pair.map(|row| planes::of_sums(acts.sums(row)[col / 16..].as_ptr()));
                     for i in 0..2 {
                         put(F::LEN / STEP + i, [a[i], b[i]]);
                     }
@@ -411,11 +408,7 @@ impl Outputs {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn store<M: Mac, const P: usize>(
-        &self,
-        acc: [[float32x4_t; 4]; P],
-        out: &mut Out<'_>,
-    ) {
+    unsafe fn store<M: Mac, const P: usize>(&self, acc: [[float32x4_t; 4]; P], out: &mut Out<'_>) {
         for (p, acc) in acc.into_iter().enumerate() {
             // SAFETY: the caller's instructions.
             let rows = unsafe { M::join(acc) };

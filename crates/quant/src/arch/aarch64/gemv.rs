@@ -244,12 +244,7 @@ unsafe fn dot_group<M: Mac>(
 /// Asks for what the next `R` rows hold at `offset`, so that all of them are near when their turn
 /// comes. Requests past the end do nothing.
 #[inline]
-fn prefetch_next<const R: usize>(
-    w: &Weights<'_>,
-    first: usize,
-    offset: usize,
-    block_bytes: usize,
-) {
+fn prefetch_next<const R: usize>(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usize) {
     let next = w.row(first).as_ptr().wrapping_add(R * w.row_bytes() + offset);
     for line in 0..(R * block_bytes).div_ceil(64) {
         let at = next.wrapping_add(64 * line);

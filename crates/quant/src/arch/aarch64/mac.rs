@@ -5,6 +5,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
+use super::lanes::transpose;
+
 /// Products of signed bytes, added exactly in int32.
 ///
 /// A *step* is 16 columns of eight weight rows and of two activation rows. Its sums are four vectors,
@@ -25,19 +27,10 @@ pub(super) trait Mac {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn pack(rows: [int8x16_t; 8]) -> [int8x16_t; 8] {
-        let transpose = |r: &[int8x16_t]| {
-            let [a, b, c, d]: [int32x4_t; 4] = std::array::from_fn(|i| vreinterpretq_s32_s8(r[i]));
-            let pairs = [vtrn1q_s32(a, b), vtrn2q_s32(a, b), vtrn1q_s32(c, d), vtrn2q_s32(c, d)];
-            let [ab, ab_odd, cd, cd_odd] = pairs.map(|v| vreinterpretq_s64_s32(v));
-            [
-                vtrn1q_s64(ab, cd),
-                vtrn1q_s64(ab_odd, cd_odd),
-                vtrn2q_s64(ab, cd),
-                vtrn2q_s64(ab_odd, cd_odd),
-            ]
-        };
-        let halves = [transpose(&rows[..4]), transpose(&rows[4..])];
-        std::array::from_fn(|i| vreinterpretq_s8_s64(halves[i % 2][i / 2]))
+        let words = rows.map(|row| vreinterpretq_s32_s8(row));
+        let [a, b, c, d, e, f, g, h] = words;
+        let halves = [transpose([a, b, c, d]), transpose([e, f, g, h])];
+        std::array::from_fn(|i| vreinterpretq_s8_s32(halves[i % 2][i / 2]))
     }
 
     /// The activations of a step, from 16 columns of each row.

@@ -103,7 +103,7 @@ unsafe fn matmul<V: Mac, M: Mac>(
     }
 }
 
-/// `R` weight rows go side by side where there are few activation rows.
+/// `R` weight rows go side by side where there is one activation row.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn format<F: Format, V: Mac, M: Mac, const R: usize>(
@@ -120,7 +120,7 @@ unsafe fn format<F: Format, V: Mac, M: Mac, const R: usize>(
     unsafe {
         match out.rows() {
             1 => gemv::blocks::<F, V, 1, R>(w, rows, index, out),
-            2 => gemv::blocks::<F, V, 2, R>(w, rows, index, out),
+            2 => gemv::blocks::<F, V, 2, 4>(w, rows, index, out),
             GEMM_ROWS.. => gemm::blocks::<F, M>(w, rows, index, out, scratch),
             0 => (),
         }
