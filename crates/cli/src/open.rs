@@ -216,15 +216,16 @@ where
     Ok((Box::new(core), plan))
 }
 
-/// The needs of a model with these weights on the fastest backend of this binary, whatever the
-/// context. Only threads are started.
-pub(crate) fn needs(config: &Config, weights: u64) -> anyhow::Result<Needs> {
+/// The needs of a model with these weights on the fastest backend of this binary: exact for
+/// `context` tokens, by default all that the model was made for. Only threads are started.
+pub(crate) fn needs(config: &Config, weights: u64, context: Option<u32>) -> anyhow::Result<Needs> {
     const CHUNK: usize = 512;
-    let options = Options::single(config.context_max, CHUNK);
+    let context = context.map_or(config.context_max, |n| (n as usize).min(config.context_max));
+    let options = Options::single(context, CHUNK);
     let cpu =
         Cpu::new(PoolOptions { threads: None, pin: false }).context("cannot start threads")?;
     let plan = MemoryPlan::new(&cpu, config, &options, weights);
-    Ok(Needs::of_engine(config, &plan, config.context_max as u64))
+    Ok(Needs::of_engine(config, &plan, context as u64))
 }
 
 /// A model that does not fit would freeze the machine: it is refused before anything is loaded.
