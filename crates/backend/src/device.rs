@@ -155,6 +155,12 @@ pub trait Device {
     /// The device is lost.
     fn begin(&mut self, step: &Step) -> Result<()>;
 
+    /// Whether a step that was begun may be left without [`Device::submit`]: true where operations
+    /// compute when they are called, and a long chunk can take seconds.
+    fn interruptible(&self) -> bool {
+        false
+    }
+
     /// Hands the recorded work of the step to the device.
     ///
     /// # Errors
