@@ -16,9 +16,6 @@ use crate::kernels::Kernels;
 const DRIVER_MIN: i32 = 13_000;
 /// The oldest device that kernels are made for.
 const ARCH_MIN: u32 = 80;
-/// From this architecture on, a kernel is scheduled while the one before it ends: every kernel waits
-/// for that at its head (`AFTER_EARLIER_KERNELS` in `cuda/common.cuh`).
-const OVERLAP_MIN: u32 = 90;
 /// Bytes that are read from the device at once: the logits of some rows.
 const STAGING: usize = 4 << 20;
 /// Dynamic shared memory that needs no permission.
@@ -330,34 +327,24 @@ impl Driver for Nvidia {
     fn launch(&self, kernel: &Kernel, launch: Launch, args: &[u8]) -> Result<()> {
         self.bind()?;
         let function = self.function(kernel, launch.shared)?;
-        // SAFETY: an all-zero attribute is valid; the value written is the one its id names.
-        let mut overlap: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        overlap.id =
-            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        overlap.value.programmaticStreamSerializationAllowed = 1;
         let [x, y, z] = launch.grid;
-        let config = sys::CUlaunchConfig {
-            gridDimX: x,
-            gridDimY: y,
-            gridDimZ: z,
-            blockDimX: launch.block,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: launch.shared,
-            hStream: self.stream,
-            attrs: &raw mut overlap,
-            numAttrs: u32::from(self.description.arch >= OVERLAP_MIN),
-        };
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
-        let no_extra = std::ptr::null_mut();
         // SAFETY: the kernel takes one struct by value, whose bytes these are (`Args`); the driver
-        // copies them, and the configuration, before it returns.
-        unsafe { sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), no_extra) }
-            .result()
-            .map_err(|error| Error::Lost {
-                device: NAME,
-                what: format!("launching {} {launch:?} failed: {}", kernel.name, text(error)),
-            })
+        // copies them before it returns.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (launch.block, 1, 1),
+                launch.shared,
+                self.stream,
+                &mut params,
+            )
+        }
+        .map_err(|error| Error::Lost {
+            device: NAME,
+            what: format!("launching {} {launch:?} failed: {}", kernel.name, text(error)),
+        })
     }
 
     fn record(&self) -> Result<()> {
