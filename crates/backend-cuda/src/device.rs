@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use backend::{Act, Device, Error, Ids, KvLayout, Result, Scratch, Shape, Step};
 use model::{HostTensor, LayerKind};
+use quant::TensorType;
 
 use crate::gpu::{Buffer, NAME};
 use crate::kv::Kv;
@@ -38,6 +39,20 @@ impl Device for Cuda {
             + mixture::Workspace::bytes(shape)
             + index_top_k::Workspace::bytes(shape)
             + Kv::overhead(shape.config.n_layers() + 1, shape.limits.n_slots)
+    }
+
+    /// Matrices in the layout of their kernels, vectors and what has no layout as f32.
+    fn weight_bytes(&self, ty: TensorType, dims: &[u64], n_bytes: u64) -> u64 {
+        let n: u64 = dims.iter().product();
+        let dim = |i: usize| dims.get(i).map_or(1, |n| *n as usize);
+        match dims {
+            [] | [_] => 4 * n,
+            _ if ty.is_integer() => n_bytes,
+            _ => {
+                let bytes = matmul::matrix_bytes(ty, dim(2), dim(1), dim(0));
+                bytes.map_or(n_bytes, |bytes| bytes as u64)
+            }
+        }
     }
 
     fn prepare(&mut self, shape: &Shape) -> Result<()> {

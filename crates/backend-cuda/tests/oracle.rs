@@ -3,9 +3,11 @@
 
 mod emulator;
 
+use std::sync::atomic::Ordering;
+
 use backend::RowFormat;
 use backend_cuda::Cuda;
-use engine::{Core, Feed, Options, Wanted};
+use engine::{Core, Feed, MemoryPlan, Options, Wanted, weight_bytes};
 use gguf::Gguf;
 use testkit::golden::Golden;
 use testkit::oracle::{self, Mtp, Scheme};
@@ -16,9 +18,7 @@ fn open(
     rows: RowFormat,
     sizes: (usize, usize),
 ) -> Core<Cuda> {
-    let bytes = oracle::write_gguf(config, scheme, Mtp::Without);
-    let file = Gguf::from_vec(bytes, &config.name).expect("the testkit writes valid files");
-    let config = model::Config::from_gguf(&file).expect("a V4 model");
+    let (file, config) = file(config, scheme);
     let options = Options { logit_rows: sizes.1.min(4), rows, ..Options::single(sizes.0, sizes.1) };
     Core::open(emulator::cuda(), &file, config, None, options).expect("opens")
 }
@@ -94,4 +94,25 @@ fn quantised_files_are_as_close_as_rounded_activations_allow() {
 fn rounded_rows_agree_with_the_models_definition() {
     let format = (Scheme::F32, "qat", RowFormat::ModelWideTail);
     check(&oracle::Config::tiny_c(), format, (130, 7), (0.25, 0.05));
+}
+
+/// What the device holds is what the plan says, but for anchors and a copy of the logits, which lie on
+/// the host.
+#[test]
+fn memory_is_what_the_plan_says() {
+    for scheme in [Scheme::F16, Scheme::Q8_0, Scheme::Q2] {
+        let (file, config) = file(&oracle::Config::tiny_a(), scheme);
+        let options = Options { n_slots: 3, pool_tokens: 6000, ..Options::single(2000, 128) };
+        let (cuda, held) = emulator::cuda_with_count();
+        let weights = weight_bytes(&cuda, &file, false, config.n_layers());
+        let plan = MemoryPlan::new(&cuda, &config, &options, weights);
+        let anchors = plan.lines.iter().filter(|line| line.label == "anchors");
+        let on_host = anchors.map(|line| line.bytes).sum::<u64>() + 4 * config.n_vocab as u64;
+        let core = Core::open(cuda, &file, config, None, options).expect("opens");
+        let share = held.load(Ordering::Relaxed) as f64 / (plan.total() - on_host) as f64;
+        println!("{}: {share:.4} of {plan:?}", scheme.name());
+        assert!((0.995..=1.001).contains(&share), "{share:.4} of {plan:#?}");
+        drop(core);
+        assert_eq!(held.load(Ordering::Relaxed), 0, "everything is given back");
+    }
 }

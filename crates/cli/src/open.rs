@@ -194,7 +194,7 @@ impl MemoryBudget {
 }
 
 fn plan<B: Ops>(backend: &B, gguf: &Gguf, config: &Config, options: &Options) -> MemoryPlan {
-    let weights = weight_bytes(gguf, options.draft, config.n_layers());
+    let weights = weight_bytes(backend, gguf, options.draft, config.n_layers());
     MemoryPlan::new(backend, config, options, weights)
 }
 
