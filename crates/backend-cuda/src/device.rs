@@ -14,6 +14,8 @@ use crate::{
     Cuda, Prepared, attend, attention_in, hyper_connection, index_top_k, matmul, mixture, rope_tail,
 };
 
+/// Rows of a step: blocks in a grid's second dimension.
+const ROWS_MAX: usize = 65_535;
 /// Experts whose scores fit into a block's shared memory.
 const EXPERTS_MAX: usize = 6144;
 /// Channels of an index query that fit into a block's shared memory.
@@ -160,6 +162,8 @@ fn check(shape: &Shape, shared_max: usize) -> Result<()> {
             found: found.to_string(),
         }),
     };
+    let rows = shape.limits.step_rows;
+    need(rows <= ROWS_MAX, "chunk", format!("at most {ROWS_MAX} tokens"), rows)?;
     let heads = attend::shared_bytes(c.head_dim) <= shared_max && c.head_dim <= attend::DIM_MAX;
     let dim_max = attend::DIM_MAX.min(shared_max / attend::shared_bytes(4) * 4);
     need(heads, "attention.key_length", format!("at most {dim_max}"), c.head_dim)?;
