@@ -1,10 +1,12 @@
 //! The engine's laws on random tiny models.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use backend::reference::Reference;
 use backend_cpu::{Cpu, PoolOptions};
-use engine::{Engine, Feed, Options, RowFormat, Wanted, prefill};
+use engine::{Core, Engine, Feed, Options, RowFormat, Wanted, prefill};
 use testkit::oracle::Scheme;
 use tests::Model;
 use tests::laws::walk;
@@ -74,4 +76,32 @@ fn a_filled_sequence_measures_and_is_never_shared() {
     core.release(0);
     let reuse = core.resume(0, &[5; 1000]).expect("finds nothing");
     assert_eq!((reuse.matched, reuse.resumed), (0, 0));
+}
+
+#[test]
+fn a_chunk_that_is_stopped_leaves_no_trace() {
+    let model = Model::new(&testkit::random::config(3), Scheme::F32);
+    let options = Options { anchor_bytes: 4 << 20, ..Options::single(600, 64) };
+    let tokens: Vec<u32> = (0..200).map(|i| 3 + i % 190).collect();
+    let read = |core: &mut Core<Reference>| {
+        let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
+        let read = prefill(core, 0, &tokens, go_on).expect("reads");
+        (read, core.logits(0).to_vec())
+    };
+    let mut fresh = model.open(Reference::new(), options);
+    let want = read(&mut fresh).1;
+    let mut core = model.open(Reference::new(), options);
+    let stop = Arc::new(AtomicBool::new(false));
+    core.watch(Arc::clone(&stop));
+    // The flag is set while the second chunk waits, as Ctrl-C does.
+    let mut set_it = |done: usize, _: usize| {
+        stop.store(done >= 64, Ordering::Relaxed);
+        ControlFlow::Continue(())
+    };
+    let stopped = prefill(&mut core, 0, &tokens, &mut set_it).expect("stops");
+    assert_eq!((stopped.stopped, stopped.computed), (true, 64));
+    assert_eq!(Engine::tokens(&core, 0), &tokens[..64]);
+    stop.store(false, Ordering::Relaxed);
+    let (again, logits) = read(&mut core);
+    assert_eq!((again.reuse.resumed, logits == want), (64, true));
 }

@@ -16,7 +16,12 @@ pub(crate) struct Args {
     #[arg(long)]
     check: bool,
     /// Architectures
-    #[arg(long, value_name = "SM,…", value_delimiter = ',', default_value = "80,90a,100a,120a,121a")]
+    #[arg(
+        long,
+        value_name = "SM,…",
+        value_delimiter = ',',
+        default_value = "80,90a,100a,120a,121a"
+    )]
     arch: Vec<String>,
     /// Only modules whose name contains this
     #[arg(long, default_value = "")]
@@ -52,10 +57,8 @@ impl Args {
         let sources = files(&cuda, "")?;
         let modules = sources.keys().filter_map(|name| name.strip_suffix(".cu"));
         let modules: Vec<&str> = modules.filter(|m| m.contains(&self.module)).collect();
-        let job = |arch: &String, module: &&str| Job {
-            arch: arch.clone(),
-            module: (*module).to_owned(),
-        };
+        let job =
+            |arch: &String, module: &&str| Job { arch: arch.clone(), module: (*module).to_owned() };
         let jobs: Vec<Job> =
             self.arch.iter().flat_map(|arch| modules.iter().map(move |m| job(arch, m))).collect();
         // Stale code must not be taken for these sources'.

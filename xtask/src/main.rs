@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask COMMAND`. One file a command.
 
+mod cross;
 mod generate;
 mod kernels;
 mod op;
@@ -13,6 +14,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", arg_required_else_help = true)]
 enum Command {
+    /// Build and test for 64-bit Arm under an emulator, type-check for macOS
+    Cross(cross::Args),
     /// Write the manual pages and the completion scripts of `keid`
     Generate(generate::Args),
     /// Compile the CUDA kernels for every architecture, to be embedded by the next build
@@ -25,6 +28,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
+        Command::Cross(args) => args.run(),
         Command::Generate(args) => args.run(),
         Command::Kernels(args) => args.run(),
         Command::Op(args) => args.run(),

@@ -72,6 +72,10 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn interruptible(&self) -> bool {
+        true
+    }
+
     fn submit(&mut self) -> Result<()> {
         Ok(())
     }

@@ -20,24 +20,10 @@ typedef unsigned long long uint64_t;
 #include <stdint.h>
 #endif
 
-// A kernel may be scheduled while the one before it still runs; what that one writes is there once the
-// wait is over, so nothing is read before it.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define AFTER_EARLIER_KERNELS asm volatile("griddepcontrol.launch_dependents; griddepcontrol.wait;" ::: "memory")
-#else
-#define AFTER_EARLIER_KERNELS
-#endif
-
-#define KERNEL_BOUNDS(bounds, name, Args)                                            \
-    __device__ __forceinline__ void name##_body(const Args& a);                      \
-    extern "C" __global__ void bounds name(const __grid_constant__ Args a) {         \
-        AFTER_EARLIER_KERNELS;                                                       \
-        name##_body(a);                                                              \
-    }                                                                                \
-    __device__ __forceinline__ void name##_body(const Args& a)
-#define KERNEL(threads, name, Args) KERNEL_BOUNDS(__launch_bounds__(threads), name, Args)
+#define KERNEL(threads, name, Args) \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
 #define KERNEL_OCC(threads, blocks, name, Args) \
-    KERNEL_BOUNDS(__launch_bounds__((threads), (blocks)), name, Args)
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
 #define SHARED __shared__
 #define DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) unsigned char name##_bytes[]; \
     T* const name = reinterpret_cast<T*>(name##_bytes)

@@ -42,54 +42,110 @@ KERNEL(64, index_query, IndexArgs) {
     for (uint32_t i = threadIdx.x; i < a.dim; i += blockDim.x) out[i] = head[i];
 }
 
-// Keys of a block, channels looked at together, heads looked at together.
+// Keys of a block, heads looked at together, and channels of both that lie in shared memory.
 #define SCORE_KEYS 64
-#define SCORE_CHANNELS 32
-#define SCORE_HEADS 16
+#define SCORE_HEADS 64
+#define SCORE_CHANNELS 64
+// Rows of eight neighbouring threads fall into different banks.
+#define SCORE_STRIDE (SCORE_CHANNELS + 4)
 
-// grid: (tiles of keys, tile rows). A thread has one key and a quarter of the heads of a group.
-// Shared: keys [SCORE_KEYS, dim + 1], queries [SCORE_HEADS, dim].
-KERNEL(256, index_scores, IndexArgs) {
-    DYNAMIC_SHARED(float, keys);
-    SHARED float part[4][SCORE_KEYS];
-    const uint32_t r = a.first_row + blockIdx.y, visible = visible_rows(a, r);
-    const uint32_t first = blockIdx.x * SCORE_KEYS;
-    if (visible <= a.top_k || first >= visible) return;
-    const StepRow& row = a.step.row(r);
-    const uint32_t stride = a.dim + 1;
-    float* queries = keys + SCORE_KEYS * stride;
-    for (uint32_t i = threadIdx.x; i < SCORE_KEYS * a.dim; i += blockDim.x) {
-        const uint32_t key = i / a.dim, channel = i % a.dim;
-        float v = 0.0f;
-        if (first + key < visible) {
-            const uint8_t* bytes = pooled_row(a.pooled, a.format.bytes, a.step, row, first + key);
-            v = row_value(a.format, bytes, channel);
+// Eight channels of an index row from `channel` on, where they exist: a word of the Model format.
+DEVICE void decode_index(const RowFormat& f, const uint8_t* row, uint32_t channel, float* out) {
+    if (f.format == ROWS_F32 || channel + 8 > f.dim) {
+        for (uint32_t i = 0; i < 8; i++) {
+            out[i] = channel + i < f.dim ? row_value(f, row, channel + i) : 0.0f;
         }
-        keys[key * stride + channel] = v;
+        return;
     }
-    const uint32_t key = threadIdx.x % SCORE_KEYS, quarter = threadIdx.x / SCORE_KEYS;
+    const uint32_t codes = *reinterpret_cast<const uint32_t*>(row + channel / 2);
+    const float scale = power_of_two(row[f.code_bytes + channel / 32]);
+#pragma unroll
+    for (int i = 0; i < 8; i++) out[i] = e2m1_value(codes >> (4 * i)) * scale;
+}
+
+// The block's keys, channels first..; keys that do not exist become zeros.
+DEVICE void load_keys(const IndexArgs& a, const StepRow& row, uint32_t first_key, uint32_t visible,
+                      uint32_t first, float* keys) {
+    for (uint32_t i = threadIdx.x; i < SCORE_KEYS * SCORE_CHANNELS / 8; i += blockDim.x) {
+        const uint32_t key = i / (SCORE_CHANNELS / 8), channel = i % (SCORE_CHANNELS / 8) * 8;
+        float values[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+        if (first_key + key < visible && first + channel < a.dim) {
+            const uint8_t* bytes = pooled_row(a.pooled, a.format.bytes, a.step, row, first_key + key);
+            decode_index(a.format, bytes, first + channel, values);
+        }
+        float4* to = reinterpret_cast<float4*>(keys + key * SCORE_STRIDE + channel);
+        to[0] = make_float4(values[0], values[1], values[2], values[3]);
+        to[1] = make_float4(values[4], values[5], values[6], values[7]);
+    }
+}
+
+// The queries of a group of heads, channels first..; heads that do not exist become zeros.
+DEVICE void load_queries(const IndexArgs& a, uint32_t group, uint32_t first, float* queries) {
     const float* rounded = a.rounded + uint64_t(blockIdx.y) * a.n_heads * a.dim;
+    for (uint32_t i = threadIdx.x; i < SCORE_HEADS * SCORE_CHANNELS; i += blockDim.x) {
+        const uint32_t head = group + i / SCORE_CHANNELS, channel = first + i % SCORE_CHANNELS;
+        const bool exists = head < a.n_heads && channel < a.dim;
+        queries[i / SCORE_CHANNELS * SCORE_STRIDE + i % SCORE_CHANNELS] =
+            exists ? rounded[uint64_t(head) * a.dim + channel] : 0.0f;
+    }
+}
+
+// grid: (tiles of keys, tile rows). A thread has four keys and four heads, sixteen apart; the sixteen
+// threads that share keys are neighbours.
+KERNEL_OCC(256, 2, index_scores, IndexArgs) {
+    SHARED float4 keys_store[SCORE_KEYS * SCORE_STRIDE / 4];
+    SHARED float4 queries_store[SCORE_HEADS * SCORE_STRIDE / 4];
+    float* keys = reinterpret_cast<float*>(keys_store);
+    float* queries = reinterpret_cast<float*>(queries_store);
+    const uint32_t r = a.first_row + blockIdx.y, visible = visible_rows(a, r);
+    const uint32_t first_key = blockIdx.x * SCORE_KEYS;
+    if (visible <= a.top_k || first_key >= visible) return;
+    const StepRow& row = a.step.row(r);
     const float* weights = a.weights + uint64_t(r) * a.n_heads;
-    float score = 0.0f;
+    const uint32_t mine = threadIdx.x % 16, key = threadIdx.x / 16;
+    float scores[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint32_t group = 0; group < a.n_heads; group += SCORE_HEADS) {
-        const uint32_t n = a.n_heads - group < SCORE_HEADS ? a.n_heads - group : SCORE_HEADS;
-        __syncthreads();
-        for (uint32_t i = threadIdx.x; i < n * a.dim; i += blockDim.x) {
-            queries[i] = rounded[uint64_t(group) * a.dim + i];
+        float dots[4][4] = {};
+        for (uint32_t first = 0; first < a.dim; first += SCORE_CHANNELS) {
+            __syncthreads();
+            load_keys(a, row, first_key, visible, first, keys);
+            load_queries(a, group, first, queries);
+            __syncthreads();
+#pragma unroll 4
+            for (uint32_t c = 0; c < SCORE_CHANNELS; c += 4) {
+                float4 q[4], k[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    q[i] = *reinterpret_cast<const float4*>(queries + (mine + 16 * i) * SCORE_STRIDE + c);
+                    k[i] = *reinterpret_cast<const float4*>(keys + (key + 16 * i) * SCORE_STRIDE + c);
+                }
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        dots[j][i] += q[i].x * k[j].x;
+                        dots[j][i] += q[i].y * k[j].y;
+                        dots[j][i] += q[i].z * k[j].z;
+                        dots[j][i] += q[i].w * k[j].w;
+                    }
+                }
+            }
         }
-        __syncthreads();
-        for (uint32_t h = quarter * (SCORE_HEADS / 4); h < (quarter + 1) * (SCORE_HEADS / 4); h++) {
-            if (h >= n) break;
-            float dot = 0.0f;
-            for (uint32_t i = 0; i < a.dim; i++) dot += queries[h * a.dim + i] * keys[key * stride + i];
-            score += fmaxf(dot, 0.0f) * (weights[group + h] * a.factor);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t head = group + mine + 16 * i;
+            const float weight = head < a.n_heads ? weights[head] * a.factor : 0.0f;
+#pragma unroll
+            for (int j = 0; j < 4; j++) scores[j] += fmaxf(dots[j][i], 0.0f) * weight;
         }
     }
-    part[quarter][key] = score;
-    __syncthreads();
-    if (quarter == 0 && first + key < visible) {
-        const float sum = part[0][key] + part[1][key] + part[2][key] + part[3][key];
-        a.scores[uint64_t(blockIdx.y) * a.score_cols + first + key] = sum;
+    float* out = a.scores + uint64_t(blockIdx.y) * a.score_cols + first_key;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float sum = scores[j];
+#pragma unroll
+        for (int o = 8; o > 0; o >>= 1) sum += __shfl_xor_sync(FULL_WARP, sum, o);
+        if (mine == 0 && first_key + key + 16 * j < visible) out[key + 16 * j] = sum;
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use backend::{Act, Device, Error, Ids, KvLayout, Result, Scratch, Shape, Step};
 use model::{HostTensor, LayerKind};
+use quant::TensorType;
 
 use crate::gpu::{Buffer, NAME};
 use crate::kv::Kv;
@@ -13,10 +14,12 @@ use crate::{
     Cuda, Prepared, attend, attention_in, hyper_connection, index_top_k, matmul, mixture, rope_tail,
 };
 
+/// Rows of a step: blocks in a grid's second dimension.
+const ROWS_MAX: usize = 65_535;
 /// Experts whose scores fit into a block's shared memory.
 const EXPERTS_MAX: usize = 6144;
-/// Channels of an index row whose keys fit into a block's shared memory.
-const INDEX_DIM_MAX: usize = 256;
+/// Channels of an index query that fit into a block's shared memory.
+const INDEX_DIM_MAX: usize = 8192;
 
 impl Device for Cuda {
     type Buf = Buffer;
@@ -38,6 +41,20 @@ impl Device for Cuda {
             + mixture::Workspace::bytes(shape)
             + index_top_k::Workspace::bytes(shape)
             + Kv::overhead(shape.config.n_layers() + 1, shape.limits.n_slots)
+    }
+
+    /// Matrices in the layout of their kernels, vectors and what has no layout as f32.
+    fn weight_bytes(&self, ty: TensorType, dims: &[u64], n_bytes: u64) -> u64 {
+        let n: u64 = dims.iter().product();
+        let dim = |i: usize| dims.get(i).map_or(1, |n| *n as usize);
+        match dims {
+            [] | [_] => 4 * n,
+            _ if ty.is_integer() => n_bytes,
+            _ => {
+                let bytes = matmul::matrix_bytes(ty, dim(2), dim(1), dim(0));
+                bytes.map_or(n_bytes, |bytes| bytes as u64)
+            }
+        }
     }
 
     fn prepare(&mut self, shape: &Shape) -> Result<()> {
@@ -145,6 +162,8 @@ fn check(shape: &Shape, shared_max: usize) -> Result<()> {
             found: found.to_string(),
         }),
     };
+    let rows = shape.limits.step_rows;
+    need(rows <= ROWS_MAX, "chunk", format!("at most {ROWS_MAX} tokens"), rows)?;
     let heads = attend::shared_bytes(c.head_dim) <= shared_max && c.head_dim <= attend::DIM_MAX;
     let dim_max = attend::DIM_MAX.min(shared_max / attend::shared_bytes(4) * 4);
     need(heads, "attention.key_length", format!("at most {dim_max}"), c.head_dim)?;
@@ -158,8 +177,7 @@ fn check(shape: &Shape, shared_max: usize) -> Result<()> {
     }
     let dim = c.indexer.head_dim;
     let what = "attention.indexer.key_length";
-    let fits = dim <= INDEX_DIM_MAX && index_top_k::shared_bytes(dim) <= shared_max;
-    need(fits, what, format!("at most {INDEX_DIM_MAX}"), dim)?;
+    need(dim <= INDEX_DIM_MAX, what, format!("at most {INDEX_DIM_MAX}"), dim)?;
     // The Hadamard rotation of the Model row format needs a power of two.
     let rotates = !shape.format.rounds() || (dim.is_power_of_two() && dim >= 32);
     need(rotates, what, "a power of two from 32 on, with `model` numerics".to_owned(), dim)

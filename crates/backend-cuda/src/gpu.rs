@@ -139,8 +139,9 @@ impl Gpu {
     /// Begins a step whose launches depend on `key` and on addresses alone. `None`: a step that is
     /// not worth recording.
     pub(crate) fn begin(&self, key: Option<StepKey>) -> Result<()> {
-        self.settle()?;
-        self.recorder.borrow_mut().mode = key.map_or(Mode::Now, Mode::Begun);
+        let mut recorder = self.recorder.borrow_mut();
+        recorder.abandon(&*self.driver)?;
+        recorder.mode = key.map_or(Mode::Now, Mode::Begun);
         Ok(())
     }
 
@@ -163,6 +164,9 @@ pub(crate) struct StepKey {
     pub(crate) logits: u32,
     pub(crate) context: u32,
 }
+
+/// Shapes of steps that are kept before all are forgotten: a recording takes some megabytes.
+const RECORDINGS_MAX: usize = 128;
 
 /// Steps seen so far, and what is going on.
 #[derive(Default)]
@@ -273,6 +277,17 @@ impl Recorder {
                 found: "a read".to_owned(),
             }),
         }
+    }
+
+    /// Before a step begins: an earlier one that was not submitted has failed, and is forgotten.
+    fn abandon(&mut self, driver: &dyn Driver) -> Result<()> {
+        if let Mode::Recording { .. } = std::mem::take(&mut self.mode) {
+            driver.forget(driver.finish()?);
+        }
+        if self.seen.len() > RECORDINGS_MAX {
+            self.clear(driver)?;
+        }
+        Ok(())
     }
 
     fn clear(&mut self, driver: &dyn Driver) -> Result<()> {

@@ -10,9 +10,8 @@ const QUERY: Kernel = Kernel::new("index_top_k", "index_query");
 const SCORES: Kernel = Kernel::new("index_top_k", "index_scores");
 const SELECT: Kernel = Kernel::new("index_top_k", "index_select");
 
-/// Keys and heads that a block of `index_scores` looks at together.
+/// Keys of a block of `index_scores`.
 const SCORE_KEYS: usize = 64;
-const SCORE_HEADS: usize = 16;
 /// Scores held at once, at most, unless one query has more.
 const SCORES_MAX: usize = 16 << 20;
 /// Queries looked at together, at most.
@@ -30,11 +29,6 @@ pub(crate) struct Workspace {
 fn sizes(shape: &Shape) -> (usize, usize) {
     let cols = shape.limits.context.div_ceil(4).max(1);
     ((SCORES_MAX / cols).clamp(1, TILE_MAX).min(shape.limits.step_rows.max(1)), cols)
-}
-
-/// Dynamic shared memory of a block of `index_scores`.
-pub(crate) fn shared_bytes(dim: usize) -> usize {
-    4 * (SCORE_KEYS * (dim + 1) + SCORE_HEADS * dim)
 }
 
 impl Workspace {
@@ -108,8 +102,7 @@ pub(crate) fn index_top_k(
             let launch = Launch::grid2(indexer.n_heads, n, 64).shared(4 * indexer.head_dim);
             parts.gpu.launch(&QUERY, launch, &args)?;
             let tiles = visible_max.min(work.score_cols).div_ceil(SCORE_KEYS);
-            let launch = Launch::grid2(tiles, n, 256).shared(shared_bytes(indexer.head_dim));
-            parts.gpu.launch(&SCORES, launch, &args)?;
+            parts.gpu.launch(&SCORES, Launch::grid2(tiles, n, 256), &args)?;
         }
         parts.gpu.launch(&SELECT, Launch::new(n, 512), &args)?;
     }

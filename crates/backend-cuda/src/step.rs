@@ -9,6 +9,8 @@ use crate::gpu::{Buffer, DevicePtr, Gpu, StepKey};
 const HEADER: usize = 8;
 /// Words of a row.
 const ROW: usize = 12;
+/// Steps with more rows of one slot read a prompt: each has another shape, and few come again.
+const RECORDED_SPAN_MAX: usize = 4;
 /// Contexts up to this one share recordings.
 const CONTEXT_MIN: u32 = 1024;
 
@@ -72,7 +74,8 @@ impl Mirror {
             gpu.upload(&self.buffer, 0, bytemuck::cast_slice(&self.next))?;
             std::mem::swap(&mut self.words, &mut self.next);
         }
-        Ok((step.rows.len() <= FEW_ROWS).then_some(StepKey {
+        let recorded = step.rows.len() <= FEW_ROWS && self.span_rows_max <= RECORDED_SPAN_MAX;
+        Ok(recorded.then_some(StepKey {
             rows: step.rows.len() as u32,
             spans: step.spans.len() as u32,
             span_rows_max: self.span_rows_max as u32,

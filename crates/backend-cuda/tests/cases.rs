@@ -2,6 +2,8 @@
 
 mod emulator;
 
+use std::time::Instant;
+
 use backend::cases::{Case, Outcome, Visitor, check, for_each};
 
 /// Takes every `n`-th case from the `first` on, so that the tests share the list.
@@ -17,7 +19,10 @@ impl Visitor for Compare {
         let mine = self.seen % self.n == self.first;
         self.seen += 1;
         if mine {
-            self.outcomes.push(check(case, &emulator::cuda, false));
+            let start = Instant::now();
+            let outcome = check(case, &emulator::cuda, false);
+            println!("{:>8.1?}  nmse {:.1e}  {}", start.elapsed(), outcome.nmse, outcome.name);
+            self.outcomes.push(outcome);
         }
     }
 }

@@ -3,9 +3,11 @@
 
 mod emulator;
 
+use std::sync::atomic::Ordering;
+
 use backend::RowFormat;
 use backend_cuda::Cuda;
-use engine::{Core, Feed, Options, Wanted};
+use engine::{Core, Feed, MemoryPlan, Options, Wanted, weight_bytes};
 use gguf::Gguf;
 use testkit::golden::Golden;
 use testkit::oracle::{self, Mtp, Scheme};
@@ -16,9 +18,7 @@ fn open(
     rows: RowFormat,
     sizes: (usize, usize),
 ) -> Core<Cuda> {
-    let bytes = oracle::write_gguf(config, scheme, Mtp::Without);
-    let file = Gguf::from_vec(bytes, &config.name).expect("the testkit writes valid files");
-    let config = model::Config::from_gguf(&file).expect("a V4 model");
+    let (file, config) = file(config, scheme);
     let options = Options { logit_rows: sizes.1.min(4), rows, ..Options::single(sizes.0, sizes.1) };
     Core::open(emulator::cuda(), &file, config, None, options).expect("opens")
 }
@@ -94,4 +94,89 @@ fn quantised_files_are_as_close_as_rounded_activations_allow() {
 fn rounded_rows_agree_with_the_models_definition() {
     let format = (Scheme::F32, "qat", RowFormat::ModelWideTail);
     check(&oracle::Config::tiny_c(), format, (130, 7), (0.25, 0.05));
+}
+
+/// Two sequences in one step, a third that goes on from what the first has saved: each as if alone.
+#[test]
+fn sequences_share_steps_and_states() {
+    let config = oracle::Config::tiny_c();
+    let golden = Golden::load(&config.name);
+    let (long, short) = (prompt(&golden, 130), prompt(&golden, 17));
+    let (file, shape) = file(&config, Scheme::F32);
+    let sizes = Options { n_slots: 3, pool_tokens: 600, ..Options::single(140, 113) };
+    let options = Options { logit_rows: 8, rows: RowFormat::F32, ..sizes };
+    let mut core = Core::open(emulator::cuda(), &file, shape, None, options).expect("opens");
+    let feed = |slot, tokens, n| Feed { slot, tokens, wanted: Wanted::Last(n) };
+    core.feed(&[feed(0, &long[..113], 0)]).expect("feeds");
+    core.commit_all().expect("commits");
+    let (mut state, mut last) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+    for i in 0..17 {
+        if i == 9 {
+            core.save(0, &mut state).expect("saves");
+            core.load(2, &mut state.as_slice()).expect("loads");
+        }
+        let mut feeds = vec![feed(0, &long[113 + i..114 + i], 1), feed(1, &short[i..=i], 1)];
+        if i >= 9 {
+            feeds.push(feed(2, &long[113 + i..114 + i], 1));
+        }
+        core.feed(&feeds).expect("feeds");
+        for j in 0..core.n_logits() {
+            if i >= 13 {
+                last[j].extend_from_slice(core.logits(j));
+            }
+        }
+        core.commit_all().expect("commits");
+    }
+    for (logits, n) in last.iter().zip([130, 17, 130]) {
+        let (max, rms) = distance(logits, &golden.f32(&format!("exact/{n}/logits")).1);
+        assert!(max <= 5e-5 && rms <= 5e-5, "{n} tokens: max {max}, rms {rms}");
+    }
+}
+
+/// The draft block follows the main model, and its steps have recordings of their own.
+#[test]
+fn drafts_agree_with_the_oracle() {
+    let config = oracle::Config::tiny_c();
+    let golden = Golden::load(&config.name);
+    let (main, shape) = file(&config, Scheme::F32);
+    let bytes = oracle::write_gguf(&config, Scheme::F32, Mtp::Ds4File);
+    let file = Gguf::from_vec(bytes, "draft").expect("the testkit writes valid files");
+    let source = model::find_mtp(&file, &shape).expect("an MTP block");
+    let mtp = model::bind_mtp(&file, &shape, &source).expect("a whole MTP block");
+    for n in [17, 130] {
+        let tokens = prompt(&golden, n);
+        let sizes = Options { draft: true, rows: RowFormat::F32, ..Options::single(n, 100.min(n)) };
+        let (be, shape) = (emulator::cuda(), shape.clone());
+        let mut core = Core::open(be, &main, shape, Some(&mtp), sizes).expect("opens");
+        let (head, tail) = tokens[..n - 1].split_at(n - 9);
+        for part in head.chunks(100).chain(tail.chunks(1)) {
+            core.feed(&[Feed { slot: 0, tokens: part, wanted: Wanted::Nothing }]).expect("feeds");
+            core.commit_all().expect("commits");
+        }
+        let draft = core.draft(0, tokens[n - 1]).expect("drafts").to_vec();
+        let want = golden.f32(&format!("exact/{n}/mtp_logits_at_{}", n - 2)).1;
+        let (max, rms) = distance(&draft, &want);
+        assert!(max <= 5e-4, "{n} tokens: max {max}, rms {rms}");
+    }
+}
+
+/// What the device holds is what the plan says, but for anchors and a copy of the logits, which lie on
+/// the host.
+#[test]
+fn memory_is_what_the_plan_says() {
+    for scheme in [Scheme::F16, Scheme::Q8_0, Scheme::Q2] {
+        let (file, config) = file(&oracle::Config::tiny_a(), scheme);
+        let options = Options { n_slots: 3, pool_tokens: 6000, ..Options::single(2000, 128) };
+        let (cuda, held) = emulator::cuda_with_count();
+        let weights = weight_bytes(&cuda, &file, false, config.n_layers());
+        let plan = MemoryPlan::new(&cuda, &config, &options, weights);
+        let anchors = plan.lines.iter().filter(|line| line.label == "anchors");
+        let on_host = anchors.map(|line| line.bytes).sum::<u64>() + 4 * config.n_vocab as u64;
+        let core = Core::open(cuda, &file, config, None, options).expect("opens");
+        let share = held.load(Ordering::Relaxed) as f64 / (plan.total() - on_host) as f64;
+        println!("{}: {share:.4} of {plan:?}", scheme.name());
+        assert!((0.995..=1.001).contains(&share), "{share:.4} of {plan:#?}");
+        drop(core);
+        assert_eq!(held.load(Ordering::Relaxed), 0, "everything is given back");
+    }
 }

@@ -1,6 +1,7 @@
 //! Memory and a queue of work. Knows nothing about transformers but the store of their KV.
 
 use model::{Config, HostTensor};
+use quant::TensorType;
 
 use crate::error::Result;
 use crate::kv::{KvLayout, RowFormat};
@@ -76,6 +77,12 @@ pub trait Device {
     /// Bytes that [`Device::prepare`] and the buffers of an engine of this shape will take beside
     /// weights, KV and the buffers of [`Device::alloc`]. Exact: the memory plan prints it.
     fn scratch_bytes(&self, shape: &Shape) -> usize;
+
+    /// Bytes that a tensor of a file, of `n_bytes` there and with these dimensions (innermost first),
+    /// takes once it is loaded.
+    fn weight_bytes(&self, _ty: TensorType, _dims: &[u64], n_bytes: u64) -> u64 {
+        n_bytes
+    }
 
     /// Allocates scratch for `shape`. Called once, before any operation.
     ///
@@ -154,6 +161,12 @@ pub trait Device {
     /// # Errors
     /// The device is lost.
     fn begin(&mut self, step: &Step) -> Result<()>;
+
+    /// Whether a step that was begun may be left without [`Device::submit`]: true where operations
+    /// compute when they are called, and a long chunk can take seconds.
+    fn interruptible(&self) -> bool {
+        false
+    }
 
     /// Hands the recorded work of the step to the device.
     ///

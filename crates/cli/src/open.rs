@@ -148,7 +148,8 @@ impl ModelArgs {
 
     fn cpu(&self) -> anyhow::Result<Cpu> {
         let threads = self.threads.map(NonZeroUsize::get);
-        Cpu::new(PoolOptions { threads, pin: threads.is_none() }).context("cannot start the threads")
+        Cpu::new(PoolOptions { threads, pin: threads.is_none() })
+            .context("cannot start the threads")
     }
 
     /// The GPU, if there is one and its memory holds the model.
@@ -193,7 +194,7 @@ impl MemoryBudget {
 }
 
 fn plan<B: Ops>(backend: &B, gguf: &Gguf, config: &Config, options: &Options) -> MemoryPlan {
-    let weights = weight_bytes(gguf, options.draft, config.n_layers());
+    let weights = weight_bytes(backend, gguf, options.draft, config.n_layers());
     MemoryPlan::new(backend, config, options, weights)
 }
 
@@ -215,15 +216,16 @@ where
     Ok((Box::new(core), plan))
 }
 
-/// The needs of a model with these weights on the fastest backend of this binary, whatever the
-/// context. Only threads are started.
-pub(crate) fn needs(config: &Config, weights: u64) -> anyhow::Result<Needs> {
+/// The needs of a model with these weights on the fastest backend of this binary: exact for
+/// `context` tokens, by default all that the model was made for. Only threads are started.
+pub(crate) fn needs(config: &Config, weights: u64, context: Option<u32>) -> anyhow::Result<Needs> {
     const CHUNK: usize = 512;
-    let options = Options::single(config.context_max, CHUNK);
+    let context = context.map_or(config.context_max, |n| (n as usize).min(config.context_max));
+    let options = Options::single(context, CHUNK);
     let cpu =
         Cpu::new(PoolOptions { threads: None, pin: false }).context("cannot start threads")?;
     let plan = MemoryPlan::new(&cpu, config, &options, weights);
-    Ok(Needs::of_engine(config, &plan, config.context_max as u64))
+    Ok(Needs::of_engine(config, &plan, context as u64))
 }
 
 /// A model that does not fit would freeze the machine: it is refused before anything is loaded.
@@ -275,7 +277,8 @@ mod tests {
         machine.memory.total = 96 << 30;
         assert!(refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).is_ok());
         machine.memory.total = 64 << 30;
-        let error = refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).unwrap_err().to_string();
+        let error =
+            refuse_what_does_not_fit(&plan, &MemoryBudget::of(&machine)).unwrap_err().to_string();
         assert!(error.contains("80.0 GiB are needed (weights 80.0 GiB)"), "{error}");
         assert!(error.contains("of 64.0 GiB"), "{error}");
     }

@@ -1,5 +1,8 @@
 //! The loaded model on one backend: feed, read logits, commit.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use backend::{HeadWeights, LayerWeights, Ops, Step};
 use gguf::Gguf;
 use kvcache::{Cache, PageKey};
@@ -28,6 +31,8 @@ pub struct Core<B: Ops> {
     pub(crate) step: Step,
     pub(crate) logits: Vec<f32>,
     pub(crate) fingerprint: [u8; 32],
+    /// Set from outside to abandon a chunk.
+    pub(crate) stop: Option<Arc<AtomicBool>>,
     /// Whether `step` holds staged rows that were neither committed nor discarded.
     staged: bool,
 }
@@ -97,6 +102,7 @@ impl<B: Ops> Core<B> {
             kv,
             acts,
             fingerprint,
+            stop: None,
             staged: false,
         })
     }
@@ -228,7 +234,8 @@ impl<B: Ops> Core<B> {
         let (be, acts, step) = (&mut self.be, &mut self.acts, &self.step);
         be.begin(step)?;
         be.embed(&mut acts.streams, &self.weights.embedding, step)?;
-        layers(be, &self.config, &self.weights.layers, 0, &mut self.kv, acts, step)?;
+        let (config, stop) = (&self.config, self.stop.as_deref());
+        layers(be, config, &self.weights.layers, (0, stop), &mut self.kv, acts, step)?;
         let n_logits = step.logit_rows.len();
         if n_logits > 0 {
             let (head, output) = (&self.weights.head, &self.weights.output);

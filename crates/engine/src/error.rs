@@ -32,6 +32,9 @@ pub enum Error {
         /// Ids are below this.
         n_vocab: usize,
     },
+    /// [`Engine::watch`](crate::Engine::watch)'s flag was set while a chunk was computed.
+    #[error("stopped")]
+    Stopped,
     /// A sequence would grow past its context.
     #[error("the context holds {context} tokens; {wanted} are needed")]
     Context {

@@ -1,6 +1,6 @@
 //! The memory plan: the same arithmetic as the allocations, before anything is allocated.
 
-use backend::AnchorView;
+use backend::{AnchorView, Device};
 use gguf::Gguf;
 use model::{Config, classify};
 
@@ -61,14 +61,15 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of the tensors that an engine reads.
-pub fn weight_bytes(gguf: &Gguf, draft: bool, n_layers: usize) -> u64 {
+/// Bytes that the tensors which an engine reads take on `backend`.
+pub fn weight_bytes<B: Device>(backend: &B, gguf: &Gguf, draft: bool, n_layers: usize) -> u64 {
     let used = |name: &str| {
         let class = classify(name);
         let is_draft = class.draft || class.block.is_some_and(|b| b >= n_layers);
         draft || !is_draft
     };
-    gguf.tensors().iter().filter(|t| used(&t.name)).map(|t| t.n_bytes).sum()
+    let tensors = gguf.tensors().iter().filter(|t| used(&t.name));
+    tensors.map(|t| backend.weight_bytes(t.ty, &t.dims, t.n_bytes)).sum()
 }
 
 /// What anchors of full sequences could take: one every 2,048 tokens, and a few at odd places.

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use backend::Ops;
 
@@ -43,6 +45,10 @@ pub trait Engine: Send {
     /// # Errors
     /// As there.
     fn feed(&mut self, feeds: &[Feed<'_>]) -> Result<()>;
+    /// A flag that abandons a chunk in mid-step: while it is set, feeding more than a few tokens
+    /// fails with [`Error::Stopped`], and nothing has changed. Devices on which no step takes long
+    /// look at it between steps only.
+    fn watch(&mut self, stop: Arc<AtomicBool>);
     /// See [`Core::logits`].
     fn logits(&self, i: usize) -> &[f32];
     /// See [`Core::commit`].
@@ -116,6 +122,10 @@ where
 
     fn feed(&mut self, feeds: &[Feed<'_>]) -> Result<()> {
         self.feed(feeds)
+    }
+
+    fn watch(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = Some(stop);
     }
 
     fn logits(&self, i: usize) -> &[f32] {
@@ -208,7 +218,12 @@ pub fn prefill(
         let next_anchor = (at / ANCHOR_EVERY + 1) * ANCHOR_EVERY;
         let end = (at + chunk_max).min(next_anchor).min(tokens.len());
         let wanted = if end == tokens.len() { Wanted::Last(1) } else { Wanted::Nothing };
-        engine.feed(&[Feed { slot, tokens: &tokens[at..end], wanted }])?;
+        match engine.feed(&[Feed { slot, tokens: &tokens[at..end], wanted }]) {
+            Err(Error::Stopped) => {
+                return Ok(Prefill { reuse, computed: at - reuse.resumed, stopped: true });
+            }
+            fed => fed?,
+        }
         engine.commit(&[(end - at) as u32])?;
         at = end;
     }

@@ -232,20 +232,19 @@ impl Scratch {
     #[must_use]
     pub fn new() -> Self {
         let lines = |bytes: usize| vec![Line([0; 64]); bytes / 64];
-        let [panel, scales, acts] = Self::SIZES.map(lines);
+        let [panel, scales, acts] =
+            [Self::PANEL_BYTES, Self::SCALE_BYTES, Self::ACT_BYTES].map(lines);
         Self { panel, scales, acts }
     }
 
-    const SIZES: [usize; 3] = [
-        PANEL_ROWS * PANEL_COLS * 2,
-        // One 32-bit entry per 16 weights for scales and per 32 for minima, and block scales.
-        PANEL_ROWS * PANEL_COLS / 2,
-        // Eight rows, at most 32 bits a value.
-        8 * PANEL_COLS * 4,
-    ];
+    pub(crate) const PANEL_BYTES: usize = PANEL_ROWS * PANEL_COLS * 2;
+    /// One 32-bit entry per 16 weights for scales and per 32 for minima, and block scales.
+    pub(crate) const SCALE_BYTES: usize = PANEL_ROWS * PANEL_COLS / 2;
+    /// Eight rows, at most 32 bits a value.
+    pub(crate) const ACT_BYTES: usize = 8 * PANEL_COLS * 4;
 
     /// Bytes that [`Scratch::new`] allocates.
-    pub const BYTES: usize = Self::SIZES[0] + Self::SIZES[1] + Self::SIZES[2];
+    pub const BYTES: usize = Self::PANEL_BYTES + Self::SCALE_BYTES + Self::ACT_BYTES;
 }
 
 #[cfg(test)]

@@ -157,6 +157,8 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
+    fn watch(&mut self, _stop: std::sync::Arc<std::sync::atomic::AtomicBool>) {}
+
     fn logits(&self, i: usize) -> &[f32] {
         &self.logits[i]
     }

@@ -63,7 +63,13 @@ fn drop_cached(file: &std::fs::File) {
     let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }
 
-#[cfg(not(target_os = "linux"))]
+/// Asks the system to read past its cache. Advice, as on Linux.
+#[cfg(target_os = "macos")]
+fn drop_cached(file: &std::fs::File) {
+    let _ = rustix::fs::fcntl_nocache(file, true);
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 fn drop_cached(_: &std::fs::File) {}
 
 #[cfg(test)]

@@ -16,9 +16,8 @@ use crate::kernels::Kernels;
 const DRIVER_MIN: i32 = 13_000;
 /// The oldest device that kernels are made for.
 const ARCH_MIN: u32 = 80;
-/// From this architecture on, a kernel is scheduled while the one before it ends: every kernel waits
-/// for that at its head (`AFTER_EARLIER_KERNELS` in `cuda/common.cuh`).
-const OVERLAP_MIN: u32 = 90;
+/// Bytes that are read from the device at once: the logits of some rows.
+const STAGING: usize = 4 << 20;
 /// Dynamic shared memory that needs no permission.
 const SHARED_FREE: u32 = 48 << 10;
 
@@ -82,6 +81,7 @@ pub struct Nvidia {
     stream: sys::CUstream,
     functions: Mutex<Functions>,
     recordings: Mutex<Vec<Option<Graph>>>,
+    staging: Mutex<Staging>,
 }
 
 // SAFETY: contexts, streams, functions and graphs are handles that the driver lets any thread use
@@ -102,6 +102,9 @@ struct Function {
     /// Dynamic shared memory that it may use.
     shared: u32,
 }
+
+/// Host memory that the device writes to directly.
+struct Staging(*mut u8);
 
 struct Graph {
     graph: sys::CUgraph,
@@ -165,6 +168,9 @@ impl Nvidia {
         unsafe { result::ctx::set_current(context) }.map_err(refused("a context"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(refused("a stream"))?;
+        // SAFETY: the context is current; freed when `Nvidia` is dropped.
+        let staging = unsafe { result::malloc_host(STAGING, 0) };
+        let staging = staging.map_err(refused("page-locked memory"))?.cast::<u8>();
         let shared_max = shared.unsigned_abs() as usize;
         Ok(Self {
             description: Description { name, arch, sms, shared_max, ptx: true },
@@ -177,6 +183,7 @@ impl Nvidia {
                 by_kernel: FxHashMap::default(),
             }),
             recordings: Mutex::new(Vec::new()),
+            staging: Mutex::new(Staging(staging)),
         })
     }
 
@@ -320,34 +327,24 @@ impl Driver for Nvidia {
     fn launch(&self, kernel: &Kernel, launch: Launch, args: &[u8]) -> Result<()> {
         self.bind()?;
         let function = self.function(kernel, launch.shared)?;
-        // SAFETY: an all-zero attribute is valid; the value written is the one its id names.
-        let mut overlap: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        overlap.id =
-            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        overlap.value.programmaticStreamSerializationAllowed = 1;
         let [x, y, z] = launch.grid;
-        let config = sys::CUlaunchConfig {
-            gridDimX: x,
-            gridDimY: y,
-            gridDimZ: z,
-            blockDimX: launch.block,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: launch.shared,
-            hStream: self.stream,
-            attrs: &raw mut overlap,
-            numAttrs: u32::from(self.description.arch >= OVERLAP_MIN),
-        };
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
-        let no_extra = std::ptr::null_mut();
         // SAFETY: the kernel takes one struct by value, whose bytes these are (`Args`); the driver
-        // copies them, and the configuration, before it returns.
-        unsafe { sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), no_extra) }
-            .result()
-            .map_err(|error| Error::Lost {
-                device: NAME,
-                what: format!("launching {} {launch:?} failed: {}", kernel.name, text(error)),
-            })
+        // copies them before it returns.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (launch.block, 1, 1),
+                launch.shared,
+                self.stream,
+                &mut params,
+            )
+        }
+        .map_err(|error| Error::Lost {
+            device: NAME,
+            what: format!("launching {} {launch:?} failed: {}", kernel.name, text(error)),
+        })
     }
 
     fn record(&self) -> Result<()> {
@@ -418,6 +415,7 @@ impl Drop for Nvidia {
         // SAFETY: nothing else holds the stream or the context; every buffer holds the driver, so
         // all of them are gone. Errors mean that the device is lost already.
         unsafe {
+            let _ = result::free_host(lock(&self.staging).0.cast());
             let _ = result::stream::destroy(self.stream);
             for module in lock(&self.functions).modules.values() {
                 let _ = result::module::unload(*module);

@@ -18,6 +18,7 @@ use crate::gpu::{Buffer, DevicePtr, Gpu, Kernel, Launch, NAME};
 pub(crate) use experts::{mixture, routed_experts};
 pub use weights::Matrix;
 use weights::MatrixArgs;
+pub(crate) use weights::matrix_bytes;
 pub(crate) use workspace::Workspace;
 
 /// Columns of a chunk (`cuda/matmul/layout.cuh`).

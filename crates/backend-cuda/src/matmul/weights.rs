@@ -98,7 +98,12 @@ impl Layout {
 
 /// Bytes that a weight for products takes on the device; `None` for types it cannot compute with.
 #[must_use]
-pub fn matrix_bytes(ty: TensorType, experts: usize, rows: usize, cols: usize) -> Option<usize> {
+pub(crate) fn matrix_bytes(
+    ty: TensorType,
+    experts: usize,
+    rows: usize,
+    cols: usize,
+) -> Option<usize> {
     let (layout, _) = Layout::of(ty)?;
     Some(experts.max(1) * layout.matrix_bytes(rows, cols))
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use backend::{Error, Result};
@@ -27,10 +28,20 @@ pub(crate) fn cuda() -> Cuda {
     Cuda::with_driver(Arc::new(Emulator::new()))
 }
 
+/// The backend on the emulator, and the bytes that it holds.
+#[allow(dead_code, reason = "each test file compiles this module for itself")]
+pub(crate) fn cuda_with_count() -> (Cuda, Arc<AtomicUsize>) {
+    let emulator = Emulator::new();
+    let held = Arc::clone(&emulator.held);
+    (Cuda::with_driver(Arc::new(emulator)), held)
+}
+
 struct Emulator {
     run: Run,
     description: Description,
-    memory: Mutex<HashMap<u64, Vec<u128>>>,
+    /// Buffers by address, and their bytes.
+    memory: Mutex<HashMap<u64, (Vec<u128>, usize)>>,
+    held: Arc<AtomicUsize>,
     recording: Mutex<Option<Vec<Launched>>>,
     recordings: Mutex<Vec<Vec<Launched>>>,
 }
@@ -63,6 +74,7 @@ impl Emulator {
                 ptx: false,
             },
             memory: Mutex::default(),
+            held: Arc::default(),
             recording: Mutex::default(),
             recordings: Mutex::default(),
         }
@@ -111,12 +123,14 @@ impl Driver for Emulator {
         }
         let mut memory = vec![0u128; bytes.div_ceil(16)];
         let ptr = memory.as_mut_ptr() as u64;
-        self.memory.lock().expect("no panic holds it").insert(ptr, memory);
+        self.memory.lock().expect("no panic holds it").insert(ptr, (memory, bytes));
+        self.held.fetch_add(bytes, Ordering::Relaxed);
         Ok(DevicePtr(ptr))
     }
 
     fn free(&self, ptr: DevicePtr) {
-        self.memory.lock().expect("no panic holds it").remove(&ptr.0);
+        let freed = self.memory.lock().expect("no panic holds it").remove(&ptr.0);
+        self.held.fetch_sub(freed.expect("only what was taken is freed").1, Ordering::Relaxed);
     }
 
     fn zero(&self, to: DevicePtr, bytes: usize) -> Result<()> {
@@ -211,11 +225,10 @@ fn build() -> PathBuf {
         command.args(["-I".as_ref(), here.as_os_str(), "-I".as_ref(), cuda.as_os_str()]);
         run(command.arg(source).arg("-o").arg(object));
     };
-    let next = std::sync::atomic::AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let work = || {
-            while let Some(job) = jobs.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-            {
+            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 compile(job);
             }
         };

@@ -79,6 +79,10 @@ impl Device for Reference {
         Ok(())
     }
 
+    fn interruptible(&self) -> bool {
+        true
+    }
+
     fn submit(&mut self) -> Result<()> {
         Ok(())
     }

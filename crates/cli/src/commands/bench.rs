@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use backend_cuda::Cuda;
 use engine::Options;
 use gguf::Gguf;
 use model::Config;
@@ -183,7 +184,11 @@ impl Args {
         let options = Options { anchor_bytes: 0, ..Options::single(longest, self.chunk.get()) };
         let (mut engine, _) = self.model_args(threads).engine(gguf, config, options)?;
         report.backend = engine.info().backend;
-        let ceilings = self.vs_roofline.then(|| ceilings(roofline, threads));
+        let ceilings = match (self.vs_roofline, report.backend) {
+            (false, _) => None,
+            (true, "cuda") => Some(ceilings_of_the_gpu()?),
+            (true, _) => Some(ceilings(roofline, threads)),
+        };
         let bar = progress::tokens_bar(context.quiet);
         bar.set_length(benches.iter().map(Bench::steps).sum::<usize>() as u64);
         for bench in benches {
@@ -244,6 +249,12 @@ fn ceilings(roofline: &Roofline, threads: Option<NonZeroUsize>) -> Ceilings {
     let threads = threads.unwrap_or(all);
     let bandwidth = Probe::standard(threads).measure();
     Ceilings { bandwidth, arithmetic: Some(roofline.arithmetic(threads)) }
+}
+
+/// The first CUDA device's memory; its arithmetic is not what bounds generation.
+fn ceilings_of_the_gpu() -> anyhow::Result<Ceilings> {
+    let cuda = Cuda::open(0).context("no GPU can be measured")?;
+    Ok(Ceilings { bandwidth: cuda.read_bandwidth()?, arithmetic: None })
 }
 
 fn percent(entry: &Entry) -> String {

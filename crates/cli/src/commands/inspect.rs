@@ -34,7 +34,7 @@ impl Args {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let gguf = Gguf::open(&self.file)?;
         let mut found = inspect(&gguf)?;
-        found.needs = crate::open::needs(&Config::from_gguf(&gguf)?, found.needs.weights)?;
+        found.needs = crate::open::needs(&Config::from_gguf(&gguf)?, found.needs.weights, None)?;
         let machine = Machine::detect();
         let plan = MemoryPlan::new(found.needs.clone(), Budget::of_machine(&machine), None);
         let format = prompt_format(&gguf)?;

@@ -2,31 +2,43 @@
 
 mod attention;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use backend::{LayerWeights, Ops, SiteWeights, Step};
 use model::Config;
 
 use crate::activations::Activations;
-use crate::error::Result;
+use crate::error::{Error, Result};
 pub(crate) use attention::attention;
 
+/// Steps of more rows can be stopped between two sublayers; shorter ones are over in a moment.
+const STOPPABLE_ROWS: usize = 16;
+
 /// All layers of `weights` in turn, from the streams to the streams. `first` is the index of the
-/// first layer's KV.
+/// first layer's KV, `stop` a flag that abandons a long step.
 pub(crate) fn layers<B: Ops>(
     be: &mut B,
     config: &Config,
     weights: &[LayerWeights<B>],
-    first: usize,
+    (first, stop): (usize, Option<&AtomicBool>),
     kv: &mut B::Kv,
     a: &mut Activations<B::Buf, B::IdBuf>,
     step: &Step,
 ) -> Result<()> {
+    let stop = stop.filter(|_| step.rows.len() > STOPPABLE_ROWS && be.interruptible());
+    let check = || match stop {
+        Some(flag) if flag.load(Ordering::Relaxed) => Err(Error::Stopped),
+        _ => Ok(()),
+    };
     for (i, w) in weights.iter().enumerate() {
+        check()?;
         be.enter_layer(first + i, w)?;
         if i == 0 {
             be.hc_enter(&mut a.x, &mut a.mix, &a.streams, &w.attn_site, step)?;
         }
         attention(be, config, &w.attn, first + i, kv, a, step)?;
         hand_over(be, a, &w.ffn_site, step)?;
+        check()?;
         be.moe(&mut a.y, &a.x, &w.moe, step)?;
         match weights.get(i + 1) {
             Some(next) => hand_over(be, a, &next.attn_site, step)?,

@@ -3,6 +3,8 @@
 pub(crate) mod generic;
 pub(crate) mod vector;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
@@ -37,6 +39,8 @@ pub(crate) static GENERIC: Isa = Isa {
 pub(crate) fn available() -> Vec<&'static Isa> {
     #[allow(unused_mut)] // Other architectures than those below have only the portable table.
     let mut tables = vec![&GENERIC];
+    #[cfg(target_arch = "aarch64")]
+    tables.extend(aarch64::available());
     #[cfg(target_arch = "x86_64")]
     tables.extend(x86_64::available());
     tables

@@ -134,6 +134,23 @@ fn every_table_has_the_bits_of_the_portable_one() {
     }
 }
 
+/// The comparisons above would be empty where no table is listed.
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn tables_follow_the_instructions_of_the_machine() {
+    use std::arch::is_aarch64_feature_detected;
+
+    let mut want = vec!["generic", "neon"];
+    if is_aarch64_feature_detected!("dotprod") {
+        want.push("neon-dotprod");
+        if is_aarch64_feature_detected!("i8mm") {
+            want.push("neon-i8mm");
+        }
+    }
+    let names: Vec<&str> = Kernels::available().iter().map(Kernels::name).collect();
+    assert_eq!(names, want);
+}
+
 #[test]
 fn a_row_has_the_same_bits_in_any_company() {
     for ty in TYPES {

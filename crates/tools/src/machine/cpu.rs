@@ -62,6 +62,8 @@ impl Cpu {
             "NEON i8mm"
         } else if self.has(&["asimd", "asimddp"]) {
             "NEON dot product"
+        } else if self.has(&["asimd"]) {
+            "NEON"
         } else {
             "portable"
         }
@@ -76,9 +78,12 @@ impl Cpu {
         let flags = field("flags").or_else(|| field("Features")).unwrap_or_default();
         let flags: BTreeSet<&str> = flags.split_whitespace().collect();
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let name = field("model name").or_else(|| field("Model")).unwrap_or_default();
+        let name = field("model name")
+            .or_else(|| field("Model"))
+            .filter(|name| !name.is_empty())
+            .or_else(|| Some(arm_core(&field("CPU implementer")?, &field("CPU part")?).to_owned()));
         Self {
-            name: if name.is_empty() { "unknown processor".to_owned() } else { name },
+            name: name.unwrap_or_else(|| "unknown processor".to_owned()),
             n_cores: cores(files).unwrap_or(n_threads).min(n_threads),
             n_threads,
             n_numa_nodes: numa_nodes(files).max(1),
@@ -90,6 +95,33 @@ impl Cpu {
                 .collect(),
         }
     }
+}
+
+/// Arm processors name themselves by numbers: the designer's, the core's, and what people call it. From
+/// the designers' manuals (main ID register, `MIDR_EL1`).
+const ARM_CORES: [(&str, &str, &str); 17] = [
+    ("0x41", "0xd08", "Cortex-A72"),
+    ("0x41", "0xd0b", "Cortex-A76"),
+    ("0x41", "0xd0c", "Neoverse N1"),
+    ("0x41", "0xd40", "Neoverse V1"),
+    ("0x41", "0xd49", "Neoverse N2"),
+    ("0x41", "0xd4f", "Neoverse V2"),
+    ("0x41", "0xd84", "Neoverse V3"),
+    ("0x41", "0xd8e", "Neoverse N3"),
+    ("0x41", "0xd80", "Cortex-A520"),
+    ("0x41", "0xd81", "Cortex-A720"),
+    ("0x41", "0xd82", "Cortex-X4"),
+    ("0x41", "0xd85", "Cortex-X925"),
+    ("0x41", "0xd87", "Cortex-A725"),
+    ("0x48", "0xd01", "Kunpeng 920"),
+    ("0x51", "0x001", "Oryon"),
+    ("0xc0", "0xac3", "Ampere-1"),
+    ("0xc0", "0xac4", "Ampere-1a"),
+];
+
+fn arm_core(implementer: &str, part: &str) -> &'static str {
+    let found = ARM_CORES.iter().find(|core| (core.0, core.1) == (implementer, part));
+    found.map_or("Arm processor", |(_, _, name)| name)
 }
 
 /// Distinct groups of sibling threads.
@@ -153,5 +185,17 @@ mod tests {
         assert_eq!((cpu.name.as_str(), cpu.n_cores, cpu.n_numa_nodes), ("Test 9000", 1, 2));
         assert_eq!((cpu.cache, cpu.best_kernels()), (32 << 20, "AVX2"));
         assert_eq!(cpu.features, ["avx2", "fma", "f16c"]);
+    }
+
+    #[test]
+    fn arm_cores_have_names() {
+        let cpuinfo = "processor : 0\nFeatures : fp asimd asimddp i8mm\n\
+                       CPU implementer : 0x41\nCPU part : 0xd4f\n";
+        let (_dir, files) = laid_out(&[("proc/cpuinfo", cpuinfo)]);
+        let cpu = Cpu::read(&files);
+        assert_eq!((cpu.name.as_str(), cpu.best_kernels()), ("Neoverse V2", "NEON i8mm"));
+        let unnamed = cpuinfo.replace("0xd4f", "0xfff");
+        let (_dir, files) = laid_out(&[("proc/cpuinfo", &unnamed)]);
+        assert_eq!(Cpu::read(&files).name, "Arm processor");
     }
 }

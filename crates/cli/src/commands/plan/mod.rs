@@ -115,7 +115,7 @@ impl Args {
             let gguf = Gguf::open(path)?;
             let found = inspect(&gguf)?;
             let config = Config::from_gguf(&gguf)?;
-            let needs = open::needs(&config, found.needs.weights)?;
+            let needs = open::needs(&config, found.needs.weights, self.ctx)?;
             return Ok(Subject { name: found.name, config, needs, work: found.work });
         }
         let (preset, recipe) = (Preset::from(self.preset), self.quant.into());
@@ -124,7 +124,7 @@ impl Args {
         let weights = list.iter().map(|tensor| tensor.bytes()).sum();
         Ok(Subject {
             name: format!("{}, {}", config.name, recipe.name()),
-            needs: open::needs(&config, weights)?,
+            needs: open::needs(&config, weights, self.ctx)?,
             work: Work::of(&config, &list),
             config,
         })

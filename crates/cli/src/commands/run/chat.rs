@@ -1,6 +1,8 @@
 //! A conversation with an engine: one answer at a time.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use chat::{Conversation, EOS, Event, Finish, Reply, Thinking, Turn};
@@ -33,7 +35,11 @@ pub(super) trait Listener {
     /// What takes it in is gone; generation stops.
     fn event(&mut self, event: &Event) -> anyhow::Result<()>;
     /// Whether somebody wants it to stop.
-    fn stopped(&self) -> bool;
+    fn stopped(&self) -> bool {
+        self.stop().load(Ordering::Relaxed)
+    }
+    /// The flag behind that.
+    fn stop(&self) -> Arc<AtomicBool>;
 }
 
 /// How an answer ended.
@@ -144,6 +150,7 @@ impl Chat {
             }
         }
         self.prompt_end = None;
+        engine.watch(listener.stop());
         let start = Instant::now();
         let mut progress = |done, total| {
             listener.reading(done, total);

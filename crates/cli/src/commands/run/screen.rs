@@ -1,6 +1,8 @@
 //! Where answers are shown.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use chat::Event;
 
@@ -108,8 +110,8 @@ impl Listener for Screen<'_> {
         Ok(())
     }
 
-    fn stopped(&self) -> bool {
-        self.armed.requested()
+    fn stop(&self) -> Arc<AtomicBool> {
+        self.armed.flag()
     }
 }
 
@@ -140,8 +142,8 @@ impl Listener for Silent {
         Ok(())
     }
 
-    fn stopped(&self) -> bool {
-        self.armed.requested()
+    fn stop(&self) -> Arc<AtomicBool> {
+        self.armed.flag()
     }
 }
 

@@ -7,6 +7,7 @@ use crate::dot::{
     ActFormat, Acts, Out, RoundedRowMut, RoundedRows, Scratch, WIDE_LIMIT, Weights, picked,
     wide_place,
 };
+#[cfg(target_arch = "x86_64")]
 pub(crate) use unpack::half_ue8m0;
 use unpack::{Block, unpack};
 

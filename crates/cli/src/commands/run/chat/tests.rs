@@ -32,6 +32,10 @@ impl Listener for Recorder {
         self.stop_after_events.is_some_and(|n| self.events.len() >= n)
             || self.stop_after_chunks.is_some_and(|n| self.n_chunks > n)
     }
+
+    fn stop(&self) -> Arc<AtomicBool> {
+        Arc::default()
+    }
 }
 
 /// A conversation with a synthetic model, and the directory of its file.
