@@ -28,6 +28,9 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
         visitor.visit(&Experts { rows: 7, hidden: 256, inner: 256, experts: 5, used: 3, types });
         visitor.visit(&Experts { rows: 1, hidden: 512, inner: 256, experts: 4, used: 4, types });
     }
+    for types in [(Q4K, Q4K), (Iq2Xxs, Q2K), (Mxfp4, Mxfp4)] {
+        visitor.visit(&Experts { rows: 11, hidden: 256, inner: 256, experts: 3, used: 2, types });
+    }
     // Flash's inner widths, one expert of each kind.
     let types = (Iq2Xxs, Q2K);
     visitor.visit(&Experts { rows: 2, hidden: 4096, inner: 256, experts: 2, used: 1, types });
