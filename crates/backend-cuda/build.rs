@@ -29,6 +29,8 @@ fn main() {
     fs::write(&out, text).unwrap_or_else(|e| panic!("{}: {e}", out.display()));
 }
 
+// Cargo tells build scripts through the environment where they are.
+#[allow(clippy::disallowed_methods)]
 fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|e| panic!("cargo sets {name}: {e}"))
 }

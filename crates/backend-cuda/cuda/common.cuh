@@ -35,6 +35,10 @@ typedef unsigned long long uint64_t;
 #define FULL_WARP 0xffffffffu
 
 // Sums and maxima over a warp; every lane gets the result. The order is fixed.
+#ifdef KEID_EMULATE
+DEVICE float warp_sum(float v) { return emulate::warp_sum(v); }
+DEVICE float warp_max(float v) { return emulate::warp_max(v); }
+#else
 DEVICE float warp_sum(float v) {
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(FULL_WARP, v, o);
@@ -46,6 +50,7 @@ DEVICE float warp_max(float v) {
     for (int o = 16; o > 0; o >>= 1) v = fmaxf(v, __shfl_xor_sync(FULL_WARP, v, o));
     return v;
 }
+#endif
 
 // The sum over a block of whole warps; every thread gets it. `part` holds 32 floats.
 DEVICE float block_sum(float v, float* part) {

@@ -63,12 +63,13 @@ fn check(
     (n, single): (usize, usize),
     allowed: (f32, f32),
 ) {
-    let golden = Golden::load(&config.name);
+    let (golden, start) = (Golden::load(&config.name), std::time::Instant::now());
     let mut core = open(config, scheme, rows, (n, 100.min(n)));
     let got = run(&mut core, &prompt(&golden, n), n - single, 100);
     let key = format!("{variant}/{n}/logits");
     let (max, rms) = distance(&got, &golden.f32(&key).1);
-    println!("{} {scheme:?} {key}, the last {single} alone: max {max}, rms {rms}", config.name);
+    let time = start.elapsed();
+    println!("{time:.1?} {} {scheme:?} {key}, {single} alone: max {max}, rms {rms}", config.name);
     assert!(max <= allowed.0 && rms <= allowed.1, "{key}: max {max}, rms {rms}");
 }
 
@@ -76,23 +77,18 @@ fn check(
 #[test]
 fn float_files_are_exact() {
     let exact = |scheme| (scheme, "exact", RowFormat::F32);
-    let calm = (5e-5, 5e-5);
-    check(&oracle::Config::tiny_c(), exact(Scheme::F32), (130, 13), calm);
-    check(&oracle::Config::tiny_c(), exact(Scheme::F16), (17, 17), calm);
-    check(&oracle::Config::tiny_c(), exact(Scheme::Bf16), (17, 0), calm);
-    check(&oracle::Config::tiny_a(), exact(Scheme::F32), (130, 3), (5e-4, 5e-4));
+    check(&oracle::Config::tiny_c(), exact(Scheme::F32), (17, 9), (5e-5, 5e-5));
+    check(&oracle::Config::tiny_c(), exact(Scheme::F16), (3, 0), (5e-5, 5e-5));
+    check(&oracle::Config::tiny_a(), exact(Scheme::F32), (3, 0), (5e-4, 5e-4));
 }
 
 /// Rounded activations. Q8_0 meets eight bits here, thirteen on the CPU.
 #[test]
 fn quantised_files_are_as_close_as_rounded_activations_allow() {
-    for (scheme, variant, max, rms) in [
-        (Scheme::Q8_0, "q8_0", 0.3, 0.08),
-        (Scheme::Q4K, "q4k", 0.3, 0.08),
-        (Scheme::Q2, "q2", 0.3, 0.08),
-        (Scheme::Mxfp4, "fp8fp4", 0.25, 0.05),
-    ] {
-        check(&oracle::Config::tiny_c(), (scheme, variant, RowFormat::F32), (17, 6), (max, rms));
+    for (scheme, variant, max, rms) in
+        [(Scheme::Q8_0, "q8_0", 0.3, 0.08), (Scheme::Q2, "q2", 0.3, 0.08)]
+    {
+        check(&oracle::Config::tiny_c(), (scheme, variant, RowFormat::F32), (17, 3), (max, rms));
     }
 }
 
@@ -100,7 +96,7 @@ fn quantised_files_are_as_close_as_rounded_activations_allow() {
 #[test]
 fn rounded_rows_agree_with_the_models_definition() {
     let format = (Scheme::F32, "qat", RowFormat::ModelWideTail);
-    check(&oracle::Config::tiny_c(), format, (130, 7), (0.25, 0.05));
+    check(&oracle::Config::tiny_c(), format, (17, 3), (0.25, 0.05));
 }
 
 /// Two sequences in one step, a third that goes on from what the first has saved: each as if alone.
@@ -108,34 +104,36 @@ fn rounded_rows_agree_with_the_models_definition() {
 fn sequences_share_steps_and_states() {
     let config = oracle::Config::tiny_c();
     let golden = Golden::load(&config.name);
-    let (long, short) = (prompt(&golden, 130), prompt(&golden, 17));
-    let (file, shape) = file(&config, Scheme::F32);
-    let sizes = Options { n_slots: 3, pool_tokens: 600, ..Options::single(140, 113) };
+    let (long, short) = (prompt(&golden, 17), prompt(&golden, 3));
+    let (main, shape) = file(&config, Scheme::F32);
+    let sizes = Options { n_slots: 3, pool_tokens: 600, ..Options::single(40, 12) };
     let options = Options { logit_rows: 8, rows: RowFormat::F32, ..sizes };
-    let mut core = Core::open(emulator::cuda(), &file, shape, None, options).expect("opens");
+    let mut core = Core::open(emulator::cuda(), &main, shape, None, options).expect("opens");
     let feed = |slot, tokens, n| Feed { slot, tokens, wanted: Wanted::Last(n) };
-    core.feed(&[feed(0, &long[..113], 0)]).expect("feeds");
+    core.feed(&[feed(0, &long[..11], 0)]).expect("feeds");
     core.commit_all().expect("commits");
     let (mut state, mut last) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
-    for i in 0..17 {
-        if i == 9 {
+    for i in 11..17 {
+        if i == 13 {
             core.save(0, &mut state).expect("saves");
             core.load(2, &mut state.as_slice()).expect("loads");
         }
-        let mut feeds = vec![feed(0, &long[113 + i..114 + i], 1), feed(1, &short[i..=i], 1)];
-        if i >= 9 {
-            feeds.push(feed(2, &long[113 + i..114 + i], 1));
+        let mut feeds = vec![feed(0, &long[i..=i], 1)];
+        if i >= 13 {
+            feeds.push(feed(2, &long[i..=i], 1));
+        }
+        if i >= 14 {
+            feeds.push(feed(1, &short[i - 14..i - 13], 1));
         }
         core.feed(&feeds).expect("feeds");
-        for j in 0..core.n_logits() {
-            if i >= 13 {
-                last[j].extend_from_slice(core.logits(j));
-            }
+        for (j, feed) in feeds.iter().enumerate().filter(|_| i >= 13) {
+            last[feed.slot].extend_from_slice(core.logits(j));
         }
         core.commit_all().expect("commits");
     }
-    for (logits, n) in last.iter().zip([130, 17, 130]) {
-        let (max, rms) = distance(logits, &golden.f32(&format!("exact/{n}/logits")).1);
+    for (logits, n) in last.iter().zip([17, 3, 17]) {
+        let want = golden.f32(&format!("exact/{n}/logits")).1;
+        let (max, rms) = distance(&logits[logits.len() - want.len()..], &want);
         assert!(max <= 5e-5 && rms <= 5e-5, "{n} tokens: max {max}, rms {rms}");
     }
 }
@@ -150,28 +148,27 @@ fn drafts_agree_with_the_oracle() {
     let file = Gguf::from_vec(bytes, "draft").expect("the testkit writes valid files");
     let source = model::find_mtp(&file, &shape).expect("an MTP block");
     let mtp = model::bind_mtp(&file, &shape, &source).expect("a whole MTP block");
-    for n in [17, 130] {
-        let tokens = prompt(&golden, n);
-        let sizes = Options { draft: true, rows: RowFormat::F32, ..Options::single(n, 100.min(n)) };
-        let (be, shape) = (emulator::cuda(), shape.clone());
-        let mut core = Core::open(be, &main, shape, Some(&mtp), sizes).expect("opens");
-        let (head, tail) = tokens[..n - 1].split_at(n - 9);
-        for part in head.chunks(100).chain(tail.chunks(1)) {
-            core.feed(&[Feed { slot: 0, tokens: part, wanted: Wanted::Nothing }]).expect("feeds");
-            core.commit_all().expect("commits");
-        }
-        let draft = core.draft(0, tokens[n - 1]).expect("drafts").to_vec();
-        let want = golden.f32(&format!("exact/{n}/mtp_logits_at_{}", n - 2)).1;
-        let (max, rms) = distance(&draft, &want);
-        assert!(max <= 5e-4, "{n} tokens: max {max}, rms {rms}");
+    let n = 17;
+    let tokens = prompt(&golden, n);
+    let sizes = Options { draft: true, rows: RowFormat::F32, ..Options::single(n, 100.min(n)) };
+    let (be, shape) = (emulator::cuda(), shape);
+    let mut core = Core::open(be, &main, shape, Some(&mtp), sizes).expect("opens");
+    let (head, tail) = tokens[..n - 1].split_at(n - 5);
+    for part in head.chunks(100).chain(tail.chunks(1)) {
+        core.feed(&[Feed { slot: 0, tokens: part, wanted: Wanted::Nothing }]).expect("feeds");
+        core.commit_all().expect("commits");
     }
+    let draft = core.draft(0, tokens[n - 1]).expect("drafts").to_vec();
+    let want = golden.f32(&format!("exact/{n}/mtp_logits_at_{}", n - 2)).1;
+    let (max, rms) = distance(&draft, &want);
+    assert!(max <= 5e-4, "{n} tokens: max {max}, rms {rms}");
 }
 
 /// What the device holds is what the plan says, but for anchors and a copy of the logits, which lie on
 /// the host.
 #[test]
 fn memory_is_what_the_plan_says() {
-    for scheme in [Scheme::F16, Scheme::Q8_0, Scheme::Q2] {
+    for scheme in [Scheme::F16, Scheme::Q2] {
         let (file, config) = file(&oracle::Config::tiny_a(), scheme);
         let options = Options { n_slots: 3, pool_tokens: 6000, ..Options::single(2000, 128) };
         let (cuda, held) = emulator::cuda_with_count();

@@ -17,6 +17,7 @@ impl DevicePtr {
 
     /// The address `bytes` further on.
     #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "named as on raw pointers")]
     pub fn add(self, bytes: usize) -> Self {
         Self(self.0 + bytes as u64)
     }

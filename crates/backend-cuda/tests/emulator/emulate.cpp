@@ -103,6 +103,9 @@ struct Fiber {
 struct Warp {
     uint64_t values[2][32] = {};
     uint32_t turn = 0;
+    // What the lanes of the last rendezvous have in common, once one of them has computed it.
+    float reduced = 0.0f;
+    bool is_reduced = false;
 };
 
 // One block at a time on each thread of the process.
@@ -165,6 +168,7 @@ bool run_warp(Block& b, uint32_t warp) {
         }
         if (waiting > 0 && waiting == alive) {
             b.warps[warp].turn ^= 1;
+            b.warps[warp].is_reduced = false;
             for (uint32_t t = first; t < end; t++) {
                 if (b.fibers[t].state == State::AtWarp) b.fibers[t].state = State::Ready;
             }
@@ -229,6 +233,34 @@ uint32_t ballot(bool flag) {
     uint32_t bits = 0;
     for (uint32_t lane = 0; lane < 32; lane++) bits |= uint32_t(warp.values[turn][lane] != 0) << lane;
     return bits;
+}
+
+template <class Combine>
+static float reduce(float value, Combine combine) {
+    Warp& warp = block().warps[thread_index / 32];
+    const uint32_t turn = warp.turn;
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    warp.values[turn][thread_index % 32] = bits;
+    leave(State::AtWarp);
+    if (!warp.is_reduced) {
+        float lanes[32];
+        for (uint32_t i = 0; i < 32; i++) std::memcpy(&lanes[i], &warp.values[turn][i], 4);
+        for (uint32_t o = 16; o > 0; o /= 2) {
+            for (uint32_t i = 0; i < o; i++) lanes[i] = combine(lanes[i], lanes[i + o]);
+        }
+        warp.reduced = lanes[0];
+        warp.is_reduced = true;
+    }
+    return warp.reduced;
+}
+
+float warp_sum(float value) {
+    return reduce(value, [](float x, float y) { return x + y; });
+}
+
+float warp_max(float value) {
+    return reduce(value, [](float x, float y) { return std::fmax(x, y); });
 }
 
 }  // namespace emulate

@@ -26,6 +26,9 @@ void block_barrier();
 // All lanes of a warp bring a value; each gets that of lane `from`.
 uint64_t exchange(uint64_t value, uint32_t from);
 uint32_t ballot(bool flag);
+// Sum and maximum over a warp, in the order of exchanges between ever nearer lanes.
+float warp_sum(float value);
+float warp_max(float value);
 
 template <class T>
 inline T shuffle(T value, uint32_t from) {
