@@ -16,6 +16,7 @@ mod hyper_connection;
 mod index_top_k;
 mod matmul;
 mod norm;
+mod numa;
 mod ops;
 mod parallel;
 mod pool;
@@ -27,6 +28,7 @@ mod topology;
 mod weight;
 mod work;
 
+pub use numa::spread_memory;
 pub use pool::{Pool, PoolOptions};
 pub use weight::Weight;
 

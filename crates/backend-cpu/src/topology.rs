@@ -79,7 +79,7 @@ fn siblings(cpu: usize) -> Vec<usize> {
 }
 
 /// `0-2,8` as 0, 1, 2, 8; parts that are no numbers are left out.
-fn parse_list(list: &str) -> Vec<usize> {
+pub(crate) fn parse_list(list: &str) -> Vec<usize> {
     let range = |part: &str| -> Option<std::ops::RangeInclusive<usize>> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.parse().ok()?..=last.parse().ok()?)

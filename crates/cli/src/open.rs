@@ -82,6 +82,8 @@ fn prompt_format(text: &str) -> Result<PromptFormat, String> {
 impl ModelArgs {
     /// Opens the file that was named, or the model inside this binary.
     pub(crate) fn file(&self) -> anyhow::Result<Gguf> {
+        // Before the first page of the file is touched.
+        backend_cpu::spread_memory();
         match &self.model {
             Some(path) => Ok(Gguf::open(path)?),
             None => embedded(),

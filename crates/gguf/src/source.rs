@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::{Error, Generate, TensorInfo, generated};
 
@@ -26,7 +26,7 @@ pub(crate) enum Source {
     },
     /// One tensor, made when it is first read.
     Made {
-        made: OnceLock<(Vec<u8>, usize)>,
+        made: OnceLock<MmapMut>,
         generator: Arc<dyn Generate>,
         index: usize,
         info: TensorInfo,
@@ -51,6 +51,10 @@ impl Source {
         // cannot exclude is another process *shrinking* the file: touching a page past the new end
         // raises SIGBUS and ends the process, as with every mapped model file. `Gguf` documents it.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map it"))?;
+        // Where the file system can, weights come in large pages, which spare the processor most of
+        // its table walks. Elsewhere the kernel says no, and that is all.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self::Mapped(map))
     }
 
@@ -84,15 +88,17 @@ impl Source {
             Self::Static(bytes) => bytes,
             Self::Owned { bytes, start } => &bytes[*start..],
             Self::Made { made, generator, index, info } => {
-                let (bytes, start) = made.get_or_init(|| {
+                made.get_or_init(|| {
                     let len = info.n_bytes as usize;
-                    let mut bytes = vec![0; len + BASE_ALIGNMENT];
-                    let start = bytes.as_ptr().align_offset(BASE_ALIGNMENT).min(BASE_ALIGNMENT);
-                    let out = &mut bytes[start..start + len];
-                    generated::tensor(&**generator, *index, info, out);
-                    (bytes, start)
-                });
-                &bytes[*start..start + info.n_bytes as usize]
+                    // As with a vector, there is no going on without the memory.
+                    let mut bytes = MmapMut::map_anon(len)
+                        .unwrap_or_else(|error| panic!("{}: {len} bytes: {error}", info.name));
+                    // Fewer, larger pages; a kernel without them says no, and that is all.
+                    #[cfg(target_os = "linux")]
+                    let _ = bytes.advise(memmap2::Advice::HugePage);
+                    generated::tensor(&**generator, *index, info, &mut bytes);
+                    bytes
+                })
             }
         }
     }

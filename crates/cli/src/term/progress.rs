@@ -59,7 +59,7 @@ impl Drop for Reading {
 /// What an answer took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub(crate) struct Figures {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt that were read or known.
     pub(crate) prompt_tokens: usize,
     /// Of these, tokens that were still known.
     pub(crate) reused_tokens: usize,
@@ -77,9 +77,9 @@ impl Figures {
         rate(self.prompt_tokens - self.reused_tokens, self.prefill_seconds)
     }
 
-    /// Tokens made per second; `None` if none were.
+    /// Tokens made per second; `None` if there were none but the first, which reading made.
     pub(crate) fn generation_rate(&self) -> Option<f64> {
-        rate(self.generated_tokens, self.generation_seconds)
+        rate(self.generated_tokens, self.generation_seconds).filter(|_| self.generated_tokens > 1)
     }
 
     /// The line after an answer.

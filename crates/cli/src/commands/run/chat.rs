@@ -159,6 +159,7 @@ impl Chat {
         let read = prefill(engine, 0, &ids, &mut progress)?;
         figures.prefill_seconds = start.elapsed().as_secs_f64();
         figures.reused_tokens = read.reuse.resumed;
+        figures.prompt_tokens = read.reuse.resumed + read.computed;
         if read.stopped {
             return Ok(false);
         }
