@@ -1,5 +1,5 @@
 #!/bin/sh
-# A C compiler for type checks of another system: makes the file that `-o` names, empty.
+# A C and C++ compiler for type checks of another system: makes the file that `-o` names, empty.
 previous=
 for argument; do
   [ "$previous" = -o ] && : >"$argument"

@@ -86,15 +86,15 @@ impl Args {
         println!("cross: types for {MACOS}");
         let mut cargo = tools.command("cargo");
         cargo.args(["check", "--release", "--target", MACOS, "--target-dir"]).arg(&self.target_dir);
-        cargo.args(["--workspace", "--exclude", "xtask"]);
+        cargo.args(["-p", "cli"]);
         if !tools.has_std(MACOS)? {
             // The standard library is checked from source, which only unstable flags can ask for.
             cargo.arg("-Zbuild-std=std,panic_abort").env("RUSTC_BOOTSTRAP", "1");
         }
-        // Crates that hold C want a compiler for macOS. A type check links nothing, so one that makes empty
+        // Crates that hold C or C++ want a compiler for macOS. A type check links nothing, so one that makes empty
         // files will do.
-        let stand_in = "xtask/empty-cc.sh";
-        cargo.env("CC_aarch64_apple_darwin", tools.path(stand_in)?);
+        let stand_in = tools.path("xtask/empty-cc.sh")?;
+        cargo.env("CC_aarch64_apple_darwin", &stand_in).env("CXX_aarch64_apple_darwin", stand_in);
         cargo.env("AR_aarch64_apple_darwin", "true").env("SDKROOT", "/");
         run(cargo)
     }

@@ -62,6 +62,16 @@ impl Golden {
             ),
             _ => panic!("no golden data for {name:?}"),
         };
+        Self::parse(name, json, bytes)
+    }
+
+    /// Golden data in the same layout: an index and the arrays that it points into.
+    ///
+    /// # Panics
+    ///
+    /// When the index is no such JSON.
+    #[must_use]
+    pub fn parse(name: &'static str, json: &str, bytes: &'static [u8]) -> Self {
         let index = serde_json::from_str(json).expect("the index is valid JSON");
         Self { name, bytes, index }
     }
