@@ -219,7 +219,7 @@ fn build() -> PathBuf {
     }
     let compile = |(source, module, object): &(PathBuf, String, PathBuf)| {
         let mut command = Command::new("c++");
-        command.args(["-x", "c++", "-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas"]);
+        command.args(["-x", "c++", "-std=c++17", "-O2", "-fPIC", "-Wall", "-Wno-unknown-pragmas"]);
         command.args(["-Wno-unused-function", "-DKEID_EMULATE", "-c"]);
         command.arg(format!("-DKEID_MODULE=\"{module}\""));
         command.args(["-I".as_ref(), here.as_os_str(), "-I".as_ref(), cuda.as_os_str()]);
