@@ -178,6 +178,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="end after so many seconds instead of so many steps")
     parser.add_argument("--stop", type=int, help="stop early, at this step of the schedule")
     parser.add_argument("--init", type=Path, help="start from the half-precision weights in this folder")
+    parser.add_argument("--first", type=int, default=0, help="with --init: the step to go on from")
     parser.add_argument("--done", type=float, default=0.0, help="with --init and --seconds: the part of the schedule that is behind")
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--device", default="cuda")
@@ -200,7 +201,7 @@ def main() -> None:
         with (args.out / "warm-up.log").open("w") as log:
             subprocess.Popen([sys.executable, __file__, "--warm-up"], stdout=log, stderr=log)
     trainer = Trainer(args.device, compiled)
-    first = 0
+    first = args.first
     if state.exists():
         first, schedule.done = trainer.load(state)
     elif args.init:

@@ -19,6 +19,9 @@ type Tolerance = (f32, f32);
 const SINGLE: Tolerance = (1e-4, 1e-5);
 /// The CPU rounds activations to eight bits before matrices of eight and four.
 const EIGHT_BITS: Tolerance = (0.5, 0.1);
+/// Rows rounded to FP8 and FP4 besides: a value at a boundary falls to either side and can turn
+/// a near tie of the router. What the model says must stay: the greedy tokens are compared, too.
+const BOUNDARIES: Tolerance = (4.0, 0.4);
 
 /// No rounding of rows, and the model's own, in a format that keeps its tails in single precision.
 const EXACT: (&str, RowFormat) = ("exact", RowFormat::F32);
@@ -103,6 +106,6 @@ fn cpu_without_rounding() {
 #[test]
 fn cpu_with_the_models_rounding() {
     for n in [17, 130, 600, 2000] {
-        check(cpu(), n, MODEL, EIGHT_BITS);
+        check(cpu(), n, MODEL, BOUNDARIES);
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Args {
 /// What `--json` writes.
 #[derive(Debug, Deserialize, Serialize)]
 struct Figures {
-    /// First bytes of the file's SHA-256 over its header and sampled data.
+    /// First bytes of the name that [`Gguf::fingerprint`](gguf::Gguf::fingerprint) gives the weights.
     fingerprint: String,
     speed: Speed,
     skills: BTreeMap<String, Score>,
