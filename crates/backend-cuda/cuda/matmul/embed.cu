@@ -38,11 +38,13 @@ DEVICE void embed_chunk(const EmbedArgs& a, uint32_t token, uint32_t chunk, uint
     const uint8_t* from = a.w + (uint64_t(token / CHUNK_ROWS) * chunks + chunk) * F::CHUNK;
     typename F::Raw raw;
     F::load(raw, Near{from}, 4 * g + t);
-#pragma unroll
+    // Rolled: speed is of no account here, the time to compile is.
+#pragma unroll 1
     for (int i = 0; i < TILES; i++) {
         float v[8];
         decode_tile<F>(v, raw, from, i, g, t, token / 8 % 2, a.grid);
         const uint32_t column = chunk * CHUNK_COLS + 32 * i + 8 * t;
+#pragma unroll 1
         for (uint32_t w = 0; w < 8 && column + w < a.cols; w++) {
             for (uint32_t s = 0; s < a.n_streams; s++) out[s * a.cols + column + w] = v[w];
         }
