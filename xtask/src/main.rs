@@ -1,8 +1,11 @@
 //! Developer commands: `cargo xtask COMMAND`. One file a command.
 
 mod cross;
+mod draft;
+mod e2e;
 mod generate;
 mod kernels;
+mod load;
 mod op;
 mod tiny_eval;
 
@@ -16,10 +19,16 @@ use clap::Parser;
 enum Command {
     /// Build and test for 64-bit Arm under an emulator, type-check for macOS
     Cross(cross::Args),
+    /// Measure what drafting with the MTP block gives
+    Draft(draft::Args),
+    /// Run real clients and agents against the server
+    E2e(e2e::Args),
     /// Write the manual pages and the completion scripts of `keid`
     Generate(generate::Args),
     /// Compile the CUDA kernels for every architecture, to be embedded by the next build
     Kernels(kernels::Args),
+    /// Measure the server under load
+    Load(load::Args),
     /// Run the case list of an operation on a backend
     Op(op::Args),
     /// Score keid-tiny on its held-out cases
@@ -29,8 +38,11 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Cross(args) => args.run(),
+        Command::Draft(args) => args.run(),
+        Command::E2e(args) => args.run(),
         Command::Generate(args) => args.run(),
         Command::Kernels(args) => args.run(),
+        Command::Load(args) => args.run(),
         Command::Op(args) => args.run(),
         Command::TinyEval(args) => args.run(),
     };

@@ -19,6 +19,8 @@ pub struct Reuse {
     pub matched: usize,
     /// Tokens the slot holds now; the rest must be fed.
     pub resumed: usize,
+    /// What is held in the place of the first token that does not agree, if anything is.
+    pub instead: Option<u32>,
 }
 
 /// Sizes that callers need.

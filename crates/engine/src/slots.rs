@@ -107,15 +107,16 @@ impl<B: Ops> Core<B> {
         let continues = same == held.len() && same <= limit;
         let found = self.cache.lookup(tokens, limit);
         let matched = found.matched.max(same).min(tokens.len());
+        let instead = found.instead.filter(|_| matched == found.matched);
         if continues && found.anchor <= same {
             // The slot simply goes on; an empty one only where the cache holds nothing better.
-            return Ok(Reuse { matched, resumed: same });
+            return Ok(Reuse { matched, resumed: same, instead });
         }
         // Keep the pages before the slot gives its own up.
         found.pages.iter().for_each(|&page| self.cache.retain(page));
         self.release(slot);
         let (Some(key), anchor) = (found.key, found.anchor) else {
-            return Ok(Reuse { matched, resumed: 0 });
+            return Ok(Reuse { matched, resumed: 0, instead });
         };
         let whole = anchor / PAGE_TOKENS * PAGE_TOKENS;
         let tail = &tokens[whole..anchor];
@@ -129,7 +130,7 @@ impl<B: Ops> Core<B> {
             self.release(slot);
             return Err(error);
         }
-        Ok(Reuse { matched, resumed: anchor })
+        Ok(Reuse { matched, resumed: anchor, instead })
     }
 
     /// Makes the slot hold `n` tokens without computing most of them, so that speed at a long

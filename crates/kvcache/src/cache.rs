@@ -24,6 +24,8 @@ pub struct Lookup {
     pub anchor: usize,
     /// Tokens that match what is held, anchor or not.
     pub matched: usize,
+    /// What is held in the place of the first token that does not match, if anything is.
+    pub instead: Option<u32>,
 }
 
 /// Counts for reports and tests.
@@ -220,7 +222,10 @@ impl Cache {
             chain.push((next, child.page));
             key = next;
         }
-        best.matched = best.matched.max(self.partial_match(key, chain.len(), tokens));
+        let (matched, instead) = self.partial_match(key, chain.len(), tokens);
+        if matched >= best.matched {
+            (best.matched, best.instead) = (matched, instead);
+        }
         best.pages = chain.iter().take(best.anchor / PAGE_TOKENS).map(|&(_, page)| page).collect();
         best
     }
@@ -231,15 +236,22 @@ impl Cache {
         node.anchors.iter().map(|held| &held.anchor).find(|a| a.tail == tail)
     }
 
-    /// How far `tokens` agree with any page that follows `key`.
-    fn partial_match(&self, key: PageKey, n_pages: usize, tokens: &[u32]) -> usize {
+    /// How far `tokens` agree with any page that follows `key`, and what the page that agrees
+    /// longest has where they no longer do.
+    fn partial_match(&self, key: PageKey, n_pages: usize, tokens: &[u32]) -> (usize, Option<u32>) {
         let done = n_pages * PAGE_TOKENS;
         let rest = &tokens[done..];
-        let agree = |other: &[u32]| rest.iter().zip(other).take_while(|(a, b)| a == b).count();
-        let Some(node) = self.nodes.get(&key) else { return 0 };
+        let agree = |other: &[u32]| {
+            let same = rest.iter().zip(other).take_while(|(a, b)| a == b).count();
+            let differs = rest.get(same).and(other.get(same));
+            (same, differs.copied())
+        };
+        let Some(node) = self.nodes.get(&key) else { return (0, None) };
         let pages = node.children.iter().filter_map(|c| self.nodes.get(c));
         let tails = node.anchors.iter().map(|h| agree(&h.anchor.tail));
-        done + pages.map(|n| agree(&n.tokens)).chain(tails).max().unwrap_or(0)
+        let (same, instead) =
+            pages.map(|n| agree(&n.tokens)).chain(tails).max().unwrap_or((0, None));
+        (done + same, instead)
     }
 
     fn drop_anchor(&mut self, key: PageKey, tail: &[u32]) {
@@ -318,6 +330,8 @@ mod tests {
         other[300] = 0;
         let other = c.lookup(&other, 1000);
         assert_eq!((other.anchor, other.matched), (256, 300));
+        assert_eq!(other.instead, Some(2044), "the token that page 2 has there");
+        assert_eq!(c.lookup(&tokens, 1000).instead, None, "nothing held goes on differently");
     }
 
     #[test]

@@ -13,8 +13,12 @@ pub enum Event {
     Started {
         /// Tokens of the prompt.
         prompt_tokens: usize,
-        /// Beginning of the prompt that need not be computed.
+        /// Beginning of the prompt that agrees with something held.
+        matched_tokens: usize,
+        /// Beginning of the prompt that need not be computed: the last anchor inside the match.
         cached_tokens: usize,
+        /// What is held in the place of the first token that does not agree, if anything is.
+        instead: Option<u32>,
     },
     /// Part of the prompt was read.
     Prompt {
@@ -23,6 +27,8 @@ pub enum Event {
         /// Tokens of the prompt.
         total: usize,
     },
+    /// A token of the prompt was scored, if that was asked for: all but the first, in order.
+    PromptToken(TokenEvent),
     /// A token was chosen. Stop tokens are not told.
     Token(TokenEvent),
     /// The answer is complete.

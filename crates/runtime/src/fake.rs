@@ -109,7 +109,6 @@ impl FakeEngine {
             if found <= max { Ok(()) } else { Err(Error::Step { what, max, found }) }
         };
         limit("rows", step_rows, feeds.iter().map(|f| f.tokens.len()).sum())?;
-        let wanted = |f: &Feed<'_>| usize::from(f.wanted != Wanted::Nothing);
         limit("logit rows", logit_rows, feeds.iter().map(wanted).sum())?;
         for (i, feed) in feeds.iter().enumerate() {
             let is_again = feeds[..i].iter().any(|f| f.slot == feed.slot);
@@ -149,9 +148,13 @@ impl Engine for FakeEngine {
         self.logits.clear();
         for feed in feeds {
             self.staged.push((feed.slot, feed.tokens.to_vec()));
-            if feed.wanted != Wanted::Nothing {
+            let n_wanted = wanted(feed);
+            if n_wanted > 0 {
                 let sequence = [&self.slots[feed.slot], feed.tokens].concat();
-                self.logits.push(self.logits_after(&sequence));
+                for end in sequence.len() + 1 - n_wanted..=sequence.len() {
+                    let logits = self.logits_after(&sequence[..end]);
+                    self.logits.push(logits);
+                }
             }
         }
         Ok(())
@@ -177,8 +180,11 @@ impl Engine for FakeEngine {
 
     fn resume(&mut self, slot: usize, tokens: &[u32]) -> Result<Reuse> {
         let limit = tokens.len().saturating_sub(1);
-        let agrees = |held: &Vec<u32>| held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let matched = self.anchors.iter().map(agrees).max().unwrap_or(0);
+        let agrees = |held: &Vec<u32>| {
+            let same = held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+            (same, held.get(same).filter(|_| same < tokens.len()).copied())
+        };
+        let (matched, instead) = self.anchors.iter().map(agrees).max().unwrap_or((0, None));
         let usable = |held: &&Vec<u32>| held.len() <= limit && tokens.starts_with(held);
         let best = self.anchors.iter().filter(usable).max_by_key(|held| held.len());
         self.slots[slot] = best.cloned().unwrap_or_default();
@@ -187,7 +193,7 @@ impl Engine for FakeEngine {
             let tokens = self.n_pages * PAGE_TOKENS;
             return Err(Error::Pages { n_pages: self.n_pages, tokens });
         }
-        Ok(Reuse { matched, resumed: self.slots[slot].len() })
+        Ok(Reuse { matched, resumed: self.slots[slot].len(), instead })
     }
 
     fn fill(&mut self, slot: usize, n: usize, token: u32) -> Result<()> {
@@ -226,6 +232,13 @@ impl Engine for FakeEngine {
 
     fn available_pages(&self) -> usize {
         self.n_pages.saturating_sub(self.used_pages(&[]))
+    }
+}
+
+fn wanted(feed: &Feed<'_>) -> usize {
+    match feed.wanted {
+        Wanted::Nothing => 0,
+        Wanted::Last(n) => n.min(feed.tokens.len()),
     }
 }
 

@@ -32,6 +32,7 @@ struct Shared {
     stats: Arc<Stats>,
     limits: Limits,
     n_slots: usize,
+    n_pages: usize,
     queue_max: usize,
     is_closing: AtomicBool,
 }
@@ -70,6 +71,7 @@ impl Runtime {
             stats: Arc::clone(&stats),
             limits: Limits::of(&info),
             n_slots: info.options.n_slots,
+            n_pages: info.options.n_pages(),
             queue_max,
             is_closing: AtomicBool::new(false),
         });
@@ -94,6 +96,11 @@ impl Runtime {
     /// Sequences that run at once.
     pub fn n_slots(&self) -> usize {
         self.shared.n_slots
+    }
+
+    /// Pages of KV that all sequences share.
+    pub fn n_pages(&self) -> usize {
+        self.shared.n_pages
     }
 
     /// Whether requests are taken.

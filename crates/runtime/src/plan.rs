@@ -11,6 +11,8 @@ pub(crate) struct Demand {
     pub(crate) rest: usize,
     /// Tokens to the next position where a chunk has to end.
     pub(crate) until_anchor: usize,
+    /// Whether every row needs logits, not only the last.
+    pub(crate) is_scored: bool,
 }
 
 /// What one step can give.
@@ -34,7 +36,7 @@ pub(crate) fn plan(demands: &[Demand], budget: Budget) -> Vec<usize> {
     let (mut rows, mut logits) = (budget.rows, budget.logit_rows);
     let order = || (0..demands.len()).map(|i| (i + budget.first) % demands.len());
     let (decoding, prompts): (Vec<_>, Vec<_>) =
-        order().partition(|&i| demands[i].rest <= DECODE_ROWS);
+        order().partition(|&i| demands[i].rest <= DECODE_ROWS && !demands[i].is_scored);
     for i in decoding {
         let rest = demands[i].rest;
         if (1..=rows).contains(&rest) && logits > 0 {
@@ -47,13 +49,17 @@ pub(crate) fn plan(demands: &[Demand], budget: Budget) -> Vec<usize> {
         rows = rows.min(budget.prefill_rows);
     }
     for (at, &i) in prompts.iter().enumerate() {
-        let Demand { rest, until_anchor } = demands[i];
+        let Demand { rest, until_anchor, is_scored } = demands[i];
         let share = rows.div_ceil(prompts.len() - at);
         // Without a row of logits left the last token has to wait.
-        let usable = if logits > 0 { rest } else { rest - 1 };
+        let usable = match is_scored {
+            true => rest.min(logits),
+            false if logits > 0 => rest,
+            false => rest - 1,
+        };
         given[i] = share.min(usable).min(until_anchor);
         rows -= given[i];
-        logits -= usize::from(given[i] == rest);
+        logits -= if is_scored { given[i] } else { usize::from(given[i] == rest) };
     }
     given
 }
@@ -63,7 +69,7 @@ mod tests {
     use super::*;
 
     fn rows(rests: &[usize], budget: Budget) -> Vec<usize> {
-        let demand = |&rest: &usize| Demand { rest, until_anchor: 2048 };
+        let demand = |&rest: &usize| Demand { rest, until_anchor: 2048, is_scored: false };
         plan(&rests.iter().map(demand).collect::<Vec<_>>(), budget)
     }
 
@@ -85,7 +91,15 @@ mod tests {
         assert_eq!(rows(&[1, 1, 1], Budget { first: 1, ..tight }), [0, 1, 1]);
         let no_logits = Budget { logit_rows: 1, ..BUDGET };
         assert_eq!(rows(&[1, 10], no_logits), [1, 9], "the last token waits for a row of logits");
-        let near = [Demand { rest: 50, until_anchor: 7 }];
-        assert_eq!(plan(&near, BUDGET), [7]);
+        let near = Demand { rest: 50, until_anchor: 7, is_scored: false };
+        assert_eq!(plan(&[near], BUDGET), [7]);
+    }
+
+    #[test]
+    fn a_scored_prompt_gets_no_more_rows_than_logits() {
+        let scored = Demand { rest: 50, until_anchor: 2048, is_scored: true };
+        let decoding = Demand { rest: 1, until_anchor: 2048, is_scored: false };
+        assert_eq!(plan(&[scored, decoding], BUDGET), [7, 1]);
+        assert_eq!(plan(&[Demand { rest: 2, ..scored }], BUDGET), [2]);
     }
 }

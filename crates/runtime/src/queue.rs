@@ -67,6 +67,9 @@ fn pledged(stream: &Stream) -> usize {
 /// Whether a live stream is computing a beginning of this one's tokens that can soon be resumed:
 /// up to the last automatic anchor they share, or to the end of the other's prompt.
 fn awaits_prefix(stream: &Stream, live: &[Stream]) -> bool {
+    if stream.is_scoring() {
+        return false;
+    }
     live.iter().filter(|other| other.held + 1 < other.n_prompt).any(|other| {
         let prompt = &other.tokens[..other.n_prompt];
         let same = prompt.iter().zip(&stream.tokens).take_while(|(a, b)| a == b).count();

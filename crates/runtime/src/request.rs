@@ -21,6 +21,9 @@ pub struct Params {
     pub max_tokens: usize,
     /// Number of likeliest tokens to report with every token, or `None` for no log probabilities.
     pub logprobs: Option<usize>,
+    /// Number of likeliest tokens to report with every token of the prompt, or `None` to report
+    /// none. Such a prompt is computed whole, whatever is held of it.
+    pub prompt_logprobs: Option<usize>,
     /// A grammar.
     pub constraint: Option<Box<dyn Constraint>>,
 }
@@ -35,6 +38,7 @@ impl Params {
             stop_tokens: Vec::new(),
             max_tokens,
             logprobs: None,
+            prompt_logprobs: None,
             constraint: None,
         }
     }
@@ -113,9 +117,10 @@ impl Limits {
         }
         params.sampling.check().map_err(InvalidRequest::range)?;
         params.penalties.check().map_err(InvalidRequest::range)?;
-        if params.logprobs.is_some_and(|n| n > LOGPROBS_MAX) {
-            let found = params.logprobs.unwrap_or_default() as f32;
-            return Err(InvalidRequest::range(("logprobs", "0 to 64", found)));
+        for n in [params.logprobs, params.prompt_logprobs].into_iter().flatten() {
+            if n > LOGPROBS_MAX {
+                return Err(InvalidRequest::range(("logprobs", "0 to 64", n as f32)));
+            }
         }
         Ok(Request { params })
     }

@@ -43,21 +43,28 @@ impl Chooser {
         if allowed.greedy {
             how = Sampling { temperature: 0.0, ..how };
         }
-        let token = if allowed.mask.is_none() && stream.penalties.is_neutral() {
-            self.sampler.sample(logits, &how, &stream.tokens, pos)
-        } else {
-            self.adjusted.clear();
-            self.adjusted.extend_from_slice(logits);
-            penalise(&mut self.adjusted, &stream.penalties, stream.answer());
-            let token = forbid(&mut self.adjusted, allowed)
-                .then(|| self.sampler.sample(&self.adjusted, &how, &stream.tokens, pos));
-            token.ok_or_else(|| Failure::Constraint("it allows no token".to_owned()))?
+        let adjusts = !stream.penalties.is_neutral() || how.repeat_penalty != 1.0;
+        let token = match allowed.mask {
+            None if !adjusts => self.sampler.sample(logits, &how, &stream.tokens, pos),
+            Some(mask) if !adjusts => among(self.sampler.sample_allowed(logits, mask, &how, pos))?,
+            _ => {
+                self.adjusted.clear();
+                self.adjusted.extend_from_slice(logits);
+                penalise(&mut self.adjusted, &stream.penalties, stream.answer());
+                let token = forbid(&mut self.adjusted, allowed)
+                    .then(|| self.sampler.sample(&self.adjusted, &how, &stream.tokens, pos));
+                among(token)?
+            }
         };
         accept(constraint.as_deref_mut(), token)?;
         stream.constraint = constraint;
         let logprobs = stream.logprobs.map(|n| Box::new(logprobs(logits, token, n)));
         Ok(Choice { token, logprobs })
     }
+}
+
+fn among(token: Option<u32>) -> Result<u32, Failure> {
+    token.ok_or_else(|| Failure::Constraint("it allows no token".to_owned()))
 }
 
 fn accept(constraint: Option<&mut (dyn Constraint + 'static)>, token: u32) -> Result<(), Failure> {
@@ -99,7 +106,7 @@ fn forbid(logits: &mut [f32], allowed: Allowed<'_>) -> bool {
 }
 
 /// Log probabilities of the model's own distribution.
-fn logprobs(logits: &[f32], token: u32, n_top: usize) -> TokenLogprob {
+pub(crate) fn logprobs(logits: &[f32], token: u32, n_top: usize) -> TokenLogprob {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     // In f64: the sum has as many terms as the vocabulary.
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - best).exp()).sum();

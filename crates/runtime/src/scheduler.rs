@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_channel::Sender;
-use engine::{ANCHOR_EVERY, Engine, Error, Feed, Options, Wanted};
+use engine::{Engine, Error, Feed, Options, Wanted};
 
 use crate::clock::Clock;
 use crate::event::{Event, Failure, FinishReason, TokenEvent};
 use crate::plan::{Budget, Demand, plan};
 use crate::queue::Queue;
 use crate::request::Request;
-use crate::sample::{Choice, Chooser};
+use crate::sample::{Choice, Chooser, logprobs};
 use crate::stats::{Stats, Ticket};
 use crate::stream::Stream;
 
@@ -35,6 +35,10 @@ impl Default for SchedulerOptions {
         Self { prefill_rows: 256, event_buffer: 256, stall_limit: Duration::from_secs(30) }
     }
 }
+
+/// Fewer tokens than this are read again rather than given an anchor, whose bytes would drive out
+/// another.
+const PARTING_TOKENS: usize = 64;
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +208,9 @@ impl<C: Clock> Scheduler<C> {
     /// Resumes a stream in a slot at the longest beginning that is held.
     fn place(&mut self, mut stream: Stream, slot: usize, now: Duration) {
         stream.slot = slot;
-        let reuse = match self.engine.resume(slot, &stream.tokens) {
+        // Logits of rows that are held are not: a prompt that is scored starts from nothing.
+        let known = if stream.is_scoring() { &[] } else { stream.tokens.as_slice() };
+        let reuse = match self.engine.resume(slot, known) {
             Ok(reuse) => reuse,
             Err(error) => {
                 self.release(&stream);
@@ -215,6 +221,8 @@ impl<C: Clock> Scheduler<C> {
             }
         };
         stream.held = reuse.resumed;
+        let matched = reuse.matched.min(stream.n_prompt - 1);
+        stream.parts_at = (matched >= reuse.resumed + PARTING_TOKENS).then_some(matched);
         if stream.times.placed.is_none() {
             stream.times.placed = Some(now);
             stream.ticket = None;
@@ -224,7 +232,9 @@ impl<C: Clock> Scheduler<C> {
             let (prompt_tokens, cached_tokens) = (stream.n_prompt, stream.usage.cached_tokens);
             self.stats.prompt_tokens.fetch_add(prompt_tokens as u64, Relaxed);
             self.stats.cached_tokens.fetch_add(cached_tokens as u64, Relaxed);
-            stream.tell(Event::Started { prompt_tokens, cached_tokens });
+            let matched_tokens = stream.usage.matched_tokens;
+            let instead = reuse.instead;
+            stream.tell(Event::Started { prompt_tokens, matched_tokens, cached_tokens, instead });
         }
         let at = self.live.partition_point(|other| other.id < stream.id);
         self.live.insert(at, stream);
@@ -236,7 +246,8 @@ impl<C: Clock> Scheduler<C> {
             self.live.iter().filter(|stream| stream.full_since.is_none()).collect();
         let demand = |stream: &&Stream| Demand {
             rest: stream.rest(),
-            until_anchor: ANCHOR_EVERY - stream.held % ANCHOR_EVERY,
+            until_anchor: stream.until_anchor(),
+            is_scored: stream.is_scoring(),
         };
         let demands: Vec<Demand> = able.iter().map(demand).collect();
         let budget = Budget {
@@ -291,10 +302,12 @@ impl<C: Clock> Scheduler<C> {
                 continue;
             };
             accepted.push((rows - usize::from(stream.ends_prompt(rows))) as u32);
-            let choice = (rows == stream.rest()).then(|| {
-                n_logits += 1;
-                self.chooser.choose(stream, self.engine.logits(n_logits - 1))
-            });
+            let first = n_logits;
+            let is_whole = rows == stream.rest();
+            n_logits += if stream.is_scoring() { rows } else { usize::from(is_whole) };
+            score(stream, rows, |row| self.engine.logits(first + row));
+            let choice =
+                is_whole.then(|| self.chooser.choose(stream, self.engine.logits(n_logits - 1)));
             choices.push(choice);
         }
         if let Err(error) = self.engine.commit(&accepted) {
@@ -327,7 +340,8 @@ impl<C: Clock> Scheduler<C> {
             stream.held + rows <= stream.n_prompt && stream.times.first_token.is_none();
         let ends_prompt = stream.ends_prompt(rows);
         stream.held += accepted;
-        if ends_prompt {
+        let parts_here = stream.parts_at.take_if(|at| *at == stream.held).is_some();
+        if ends_prompt || parts_here {
             self.engine.anchor(stream.slot).map_err(|e| Failure::Engine(e.to_string()))?;
         }
         if is_reading {
@@ -390,10 +404,30 @@ impl<C: Clock> Scheduler<C> {
     }
 }
 
-/// The next `rows` tokens of a stream, with logits if they are its last.
+/// Tells the scores of the prompt's tokens behind the next `rows` rows, if they are wanted.
+fn score<'l>(stream: &mut Stream, rows: usize, logits: impl Fn(usize) -> &'l [f32]) {
+    let Some(n_top) = stream.prompt_logprobs.filter(|_| stream.is_scoring()) else { return };
+    for row in 0..rows {
+        let at = stream.held + row + 1;
+        // A stream that gave its pages up reads its prompt again.
+        if at != stream.n_scored || at >= stream.n_prompt {
+            continue;
+        }
+        let id = stream.tokens[at];
+        let logprobs = Some(Box::new(logprobs(logits(row), id, n_top)));
+        stream.tell(Event::PromptToken(TokenEvent { id, logprobs }));
+        stream.n_scored += 1;
+    }
+}
+
+/// The next `rows` tokens of a stream, with logits if they are its last or all are wanted.
 fn feed(live: &[Stream], (id, rows): (u64, usize)) -> Option<Feed<'_>> {
     let stream = live.iter().find(|stream| stream.id == id)?;
-    let wanted = if rows == stream.rest() { Wanted::Last(1) } else { Wanted::Nothing };
+    let wanted = match rows == stream.rest() {
+        _ if stream.is_scoring() => Wanted::Last(rows),
+        true => Wanted::Last(1),
+        false => Wanted::Nothing,
+    };
     let tokens = &stream.tokens[stream.held..][..rows];
     Some(Feed { slot: stream.slot, tokens, wanted })
 }

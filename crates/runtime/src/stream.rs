@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_channel::Sender;
-use engine::Sampling;
+use engine::{ANCHOR_EVERY, Sampling};
 
 use crate::constraint::Constraint;
 use crate::event::{Event, Usage};
@@ -20,11 +20,17 @@ pub(crate) struct Stream {
     /// The beginning of `tokens` that the slot holds.
     pub(crate) held: usize,
     pub(crate) slot: usize,
+    /// Where the prompt parts from another that is held, if it could not be resumed near there: an
+    /// anchor left there spares the next prompt that begins alike what this one has to read again.
+    pub(crate) parts_at: Option<usize>,
     pub(crate) sampling: Sampling,
     pub(crate) penalties: Penalties,
     pub(crate) stop_tokens: Vec<u32>,
     pub(crate) max_tokens: usize,
     pub(crate) logprobs: Option<usize>,
+    pub(crate) prompt_logprobs: Option<usize>,
+    /// Tokens of the prompt whose scores were told; the first has none.
+    pub(crate) n_scored: usize,
     pub(crate) constraint: Option<Box<dyn Constraint>>,
     pub(crate) usage: Usage,
     /// Times of submission, of the first place, of the first token.
@@ -59,11 +65,14 @@ impl Stream {
             tokens: params.prompt,
             held: 0,
             slot: usize::MAX,
+            parts_at: None,
             sampling: params.sampling,
             penalties: params.penalties,
             stop_tokens: params.stop_tokens,
             max_tokens: params.max_tokens,
             logprobs: params.logprobs,
+            prompt_logprobs: params.prompt_logprobs,
+            n_scored: 1,
             constraint: params.constraint,
             usage: Usage::default(),
             times: Times { submitted: now, ..Times::default() },
@@ -89,6 +98,18 @@ impl Stream {
     /// next turn that differs in that token, both resume there.
     pub(crate) fn ends_prompt(&self, rows: usize) -> bool {
         self.tokens.len() == self.n_prompt && rows > 1 && self.held + rows == self.n_prompt
+    }
+
+    /// Tokens to the next position where a chunk has to end, because an anchor is due there.
+    pub(crate) fn until_anchor(&self) -> usize {
+        let regular = ANCHOR_EVERY - self.held % ANCHOR_EVERY;
+        let parting = self.parts_at.and_then(|at| at.checked_sub(self.held)).filter(|n| *n > 0);
+        parting.map_or(regular, |n| n.min(regular))
+    }
+
+    /// Whether the prompt's own tokens are being scored, so that every row needs its logits.
+    pub(crate) fn is_scoring(&self) -> bool {
+        self.prompt_logprobs.is_some() && self.tokens.len() == self.n_prompt
     }
 
     /// Tells the receiver. The channel is unbounded; `Scheduler` bounds it by giving no tokens to

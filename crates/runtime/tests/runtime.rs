@@ -49,6 +49,58 @@ fn tokens(events: &[Event]) -> Vec<u32> {
     events.iter().filter_map(token).collect()
 }
 
+#[test]
+fn prompts_that_begin_alike_share_the_beginning_from_the_third_on() {
+    let mut scheduler = scheduler(engine(2), SchedulerOptions::default());
+    let beginning = prompt(9, 300);
+    let mut reused = Vec::new();
+    for question in 0..4 {
+        let asked = [beginning.clone(), vec![question; 5], prompt(u64::from(question), 9)].concat();
+        let events = submit(&mut scheduler, request(asked, 2));
+        while scheduler.step() != Progress::Idle {}
+        reused.push(cached(&read(&events)));
+    }
+    // The second sees where it parts from the first and leaves an anchor there.
+    assert_eq!(reused, [0, 0, 300, 300]);
+}
+
+#[test]
+fn a_scored_prompt_is_told_what_the_model_makes_of_each_token() {
+    let engine = engine(2).with_step(64, 3);
+    let prompt = prompt(3, 300);
+    let model = hash_model();
+    let mut scheduler =
+        scheduler(engine, SchedulerOptions { event_buffer: 1000, ..SchedulerOptions::default() });
+    let limits = Limits { context: 8192, n_vocab: N_VOCAB };
+    let ask = |prompt_logprobs| {
+        let params = Params { prompt_logprobs, ..Params::greedy(prompt.clone(), 2) };
+        limits.check(params).unwrap()
+    };
+    let plain = submit(&mut scheduler, ask(None));
+    while scheduler.step() != Progress::Idle {}
+    // What is held of the prompt has no logits any more, and is computed again.
+    let scored = submit(&mut scheduler, ask(Some(2)));
+    while scheduler.step() != Progress::Idle {}
+    let events = read(&scored);
+    assert_eq!(tokens(&events), tokens(&read(&plain)));
+    let scores = events.iter().filter_map(|event| match event {
+        Event::PromptToken(token) => Some(token),
+        _ => None,
+    });
+    let mut at = 1;
+    for token in scores {
+        let mut logits = vec![0.0; N_VOCAB];
+        model(&prompt[..at], &mut logits);
+        let sum: f32 = logits.iter().map(|logit| logit.exp()).sum();
+        let found = token.logprobs.as_ref().unwrap();
+        assert_eq!(token.id, prompt[at]);
+        assert!((found.chosen - (logits[prompt[at] as usize] - sum.ln())).abs() < 1e-3);
+        assert_eq!(found.top.len(), 2);
+        at += 1;
+    }
+    assert_eq!(at, prompt.len());
+}
+
 fn cached(events: &[Event]) -> usize {
     let started = events.iter().find_map(|event| match event {
         Event::Started { cached_tokens, .. } => Some(*cached_tokens),

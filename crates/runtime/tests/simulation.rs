@@ -31,6 +31,9 @@ struct Client {
     is_stopped: bool,
     is_poisoned: bool,
     tokens: Vec<u32>,
+    /// The tokens of the prompt that are to be scored, and those that were.
+    to_score: Vec<u32>,
+    scored: Vec<u32>,
     prompt_done: usize,
     n_prompt: usize,
     last: Option<Event>,
@@ -47,12 +50,17 @@ impl Client {
             assert!(self.last.is_none(), "{event:?} after the last event");
             match &event {
                 Event::Token(token) => self.tokens.push(token.id),
+                Event::PromptToken(token) => {
+                    assert!(self.tokens.is_empty(), "the prompt comes first");
+                    assert!(token.logprobs.is_some());
+                    self.scored.push(token.id);
+                }
                 Event::Prompt { done, total } => {
                     assert_eq!(*total, self.n_prompt);
                     assert!(*done > self.prompt_done, "a prompt goes forward");
                     self.prompt_done = *done;
                 }
-                Event::Started { prompt_tokens, cached_tokens } => {
+                Event::Started { prompt_tokens, cached_tokens, .. } => {
                     assert_eq!(*prompt_tokens, self.n_prompt);
                     assert!(cached_tokens < prompt_tokens, "the last token is always computed");
                 }
@@ -72,6 +80,7 @@ impl Client {
         match last {
             Event::Finished { reason, usage } => {
                 assert_eq!(self.tokens, self.expected, "the engine's pure function");
+                assert_eq!(self.scored, self.to_score, "every token once, in order");
                 assert!(!self.is_poisoned, "a request that cannot be computed was answered");
                 assert_eq!(usage.prompt_tokens, self.n_prompt);
                 let n_tokens = self.expected.len() + usize::from(self.is_stopped);
@@ -100,11 +109,13 @@ fn request(rng: &mut Rng, prefixes: &[Vec<u32>]) -> (Request, Client) {
     let temperature = if rng.below(2) == 0 { 0.0 } else { 1.0 };
     let sampling = Sampling { temperature, seed: rng.next(), ..Sampling::GREEDY };
     let is_constrained = rng.below(4) == 0;
+    let is_scored = rng.below(8) == 0;
     let params = || Params {
         prompt: prompt.clone(),
         sampling,
         stop_tokens: vec![7],
         max_tokens: 0,
+        prompt_logprobs: is_scored.then_some(1),
         constraint: is_constrained.then(|| Box::new(Parity::default()) as _),
         ..Params::greedy(Vec::new(), 0)
     };
@@ -118,6 +129,8 @@ fn request(rng: &mut Rng, prefixes: &[Vec<u32>]) -> (Request, Client) {
         is_stopped,
         is_poisoned,
         tokens: Vec::new(),
+        to_score: if is_scored { prompt[1..].to_vec() } else { Vec::new() },
+        scored: Vec::new(),
         prompt_done: 0,
         n_prompt: prompt.len(),
         last: None,

@@ -7,6 +7,7 @@ use runtime::Runtime;
 use tokenizer::Tokenizer;
 
 use crate::grammar::Grammarian;
+use crate::metrics::Metrics;
 use crate::replay::Replay;
 use crate::responses::Store;
 
@@ -61,6 +62,7 @@ pub(crate) struct State {
     pub(crate) stop_tokens: Vec<u32>,
     /// Seconds since 1970 at the start.
     pub(crate) created: u64,
+    pub(crate) metrics: Metrics,
     store: Mutex<Store>,
     replay: Mutex<Replay>,
 }
@@ -83,6 +85,7 @@ impl App {
             replay: Mutex::new(Replay::default()),
             grammarian: Grammarian::new(Arc::clone(&tokenizer), eos),
             created: now(),
+            metrics: Metrics::new(&options.model, runtime.clone()),
             runtime,
             tokenizer,
             options,

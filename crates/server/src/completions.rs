@@ -11,17 +11,20 @@ use std::sync::Arc;
 use axum::response::Response;
 use chat::protocol::{Protocol, WireEvent};
 use futures_util::StreamExt;
-use runtime::{Event, Events, FinishReason, TokenEvent, Usage};
+use runtime::{Event, Events, FinishReason, TokenEvent, TokenLogprob, Usage};
 use serde_json::{Value, json};
 
 use crate::app::{self, State};
 use crate::error::ApiError;
-use crate::generation::ChoiceEvents;
+use crate::generation::{ChoiceEvents, EXTENSION};
+use crate::prefix::{self, Found};
 use crate::routes::json_response;
 use crate::sse::{self, Source, Style};
 
+use request::{Echo, RawPrompt};
 pub(crate) use request::{Job, job};
 use text::AnswerText;
+use tokenizer::{Tokenizer, Utf8Stream};
 
 /// Runs a job and answers.
 pub(crate) async fn answer(state: &Arc<State>, job: Job) -> Result<Response, ApiError> {
@@ -50,15 +53,24 @@ struct Run {
     events: ChoiceEvents,
     usage: Usage,
     n_prompts: usize,
+    n_shown: usize,
+    echo: Echo,
+    hides_answer: bool,
     has_said_end: bool,
+    has_said_extension: bool,
+    extension: Value,
 }
 
 struct Answer {
     events: Events,
     text: AnswerText,
-    echo: String,
+    asked: RawPrompt,
+    /// The prompt's characters while it is shown token by token.
+    shown: Utf8Stream,
     wants_logprobs: bool,
     n_tokens: usize,
+    /// Sum of the answer's log probabilities.
+    logprob: f32,
     prompt: (usize, usize),
     is_done: bool,
 }
@@ -67,16 +79,22 @@ impl Run {
     fn start(state: Arc<State>, job: Job) -> Result<Self, ApiError> {
         let mut answers = Vec::with_capacity(job.runs.len());
         let mut events = ChoiceEvents::new();
-        for (index, (run, echo)) in job.runs.into_iter().enumerate() {
+        for (index, (run, asked)) in job.runs.into_iter().enumerate() {
+            let n_chars = match job.echo {
+                Echo::Text => asked.text.chars().count(),
+                Echo::No | Echo::Scored => 0,
+            };
             let receiver = state.runtime.submit(run)?;
             let of_choice = receiver.clone().map(move |event| (index, event));
             events.push(Box::pin(of_choice));
             answers.push(Answer {
                 events: receiver,
-                text: AnswerText::new(job.stop.clone(), echo.chars().count()),
-                echo,
+                text: AnswerText::new(job.stop.clone(), n_chars),
+                asked,
+                shown: Utf8Stream::new(),
                 wants_logprobs: job.wants_logprobs,
                 n_tokens: 0,
+                logprob: 0.0,
                 prompt: (0, 0),
                 is_done: false,
             });
@@ -92,7 +110,12 @@ impl Run {
             events,
             usage: Usage::default(),
             n_prompts: job.n_prompts,
+            n_shown: job.n_shown,
+            echo: job.echo,
+            hides_answer: job.hides_answer,
             has_said_end: false,
+            has_said_extension: false,
+            extension: Value::Null,
         })
     }
 
@@ -112,24 +135,27 @@ impl Run {
     }
 
     fn take(&mut self, index: usize, event: Event) -> Result<Vec<Value>, ApiError> {
-        let answer = &mut self.answers[index];
-        if answer.is_done {
+        if self.answers[index].is_done {
             return Ok(Vec::new());
         }
         match event {
             Event::Queued { .. } | Event::Prompt { .. } => Ok(Vec::new()),
-            Event::Started { prompt_tokens, cached_tokens } => {
-                answer.prompt = (prompt_tokens, cached_tokens);
-                let echo = std::mem::take(&mut answer.echo);
-                let none = Value::Null;
-                Ok(if echo.is_empty() { Vec::new() } else { vec![piece(index, &echo, none, None)] })
+            Event::Started { prompt_tokens, matched_tokens, cached_tokens, instead } => {
+                self.answers[index].prompt = (prompt_tokens, cached_tokens);
+                let found = Found { matched: matched_tokens, reused: cached_tokens, instead };
+                Ok(self.start_answer(index, found))
             }
+            Event::PromptToken(token) => {
+                Ok(vec![self.prompt_token(index, token.id, token.logprobs.as_deref())])
+            }
+            Event::Token(_) if self.hides_answer => Ok(Vec::new()),
             Event::Token(token) => self.token(index, &token),
-            Event::Finished { reason, .. } => {
-                let rest = answer.text.finish();
+            Event::Finished { reason, usage } => {
+                self.state.metrics.finished(reason, &usage);
+                let rest = self.answers[index].text.finish();
                 let reason = match reason {
-                    FinishReason::Stop(_) => "stop",
-                    FinishReason::Length => "length",
+                    FinishReason::Stop(_) if !self.hides_answer => "stop",
+                    FinishReason::Stop(_) | FinishReason::Length => "length",
                 };
                 Ok(vec![self.end(index, &rest, reason)])
             }
@@ -137,28 +163,49 @@ impl Run {
         }
     }
 
+    fn start_answer(&mut self, index: usize, found: Found) -> Vec<Value> {
+        let tokenizer = Arc::clone(&self.state.tokenizer);
+        let asked = &self.answers[index].asked;
+        let report = prefix::report(&self.id, &tokenizer, &asked.ids, found);
+        if self.extension.is_null() {
+            self.extension = json!({"prefix": report});
+        }
+        match self.echo {
+            Echo::No => Vec::new(),
+            Echo::Text => vec![piece(index, &asked.text, Value::Null, None)],
+            Echo::Scored => {
+                let first = asked.ids.first().copied();
+                first.map(|id| self.prompt_token(index, id, None)).into_iter().collect()
+            }
+        }
+    }
+
+    /// The next token of a prompt that is shown token by token. The first has no probability.
+    fn prompt_token(&mut self, index: usize, id: u32, found: Option<&TokenLogprob>) -> Value {
+        let tokenizer = Arc::clone(&self.state.tokenizer);
+        let answer = &mut self.answers[index];
+        let offset = answer.text.n_chars();
+        let text = if answer.asked.n_silent > 0 {
+            answer.asked.n_silent -= 1;
+            String::new()
+        } else {
+            answer.shown.push(tokenizer.token_bytes(id).unwrap_or_default())
+        };
+        answer.text.skip(&text);
+        piece(index, &text, logprobs(&tokenizer, id, found, offset), None)
+    }
+
     fn token(&mut self, index: usize, token: &TokenEvent) -> Result<Vec<Value>, ApiError> {
         let tokenizer = Arc::clone(&self.state.tokenizer);
         let answer = &mut self.answers[index];
         let bytes = tokenizer.token_bytes(token.id).unwrap_or_default();
         answer.n_tokens += 1;
+        answer.logprob += token.logprobs.as_ref().map_or(0.0, |found| found.chosen);
         let offset = answer.text.n_chars();
         let text = answer.text.push(bytes);
-        let logprobs = token.logprobs.as_ref().filter(|_| answer.wants_logprobs);
-        let logprobs = logprobs.map_or(Value::Null, |found| {
-            let spelling = |id: u32| {
-                let bytes = tokenizer.token_bytes(id).unwrap_or_default();
-                String::from_utf8_lossy(bytes).into_owned()
-            };
-            let top: Value =
-                found.top.iter().map(|&(id, logprob)| (spelling(id), json!(logprob))).collect();
-            json!({
-                "tokens": [spelling(token.id)],
-                "token_logprobs": [found.chosen],
-                "top_logprobs": [top],
-                "text_offset": [offset],
-            })
-        });
+        let found = token.logprobs.as_deref().filter(|_| answer.wants_logprobs);
+        let logprobs =
+            found.map_or(Value::Null, |found| logprobs(&tokenizer, token.id, Some(found), offset));
         if answer.text.is_stopped() {
             // The engine does not know stop strings: letting go cancels.
             answer.events.close();
@@ -173,6 +220,22 @@ impl Run {
         answer.is_done = true;
         self.usage.completion_tokens += answer.n_tokens;
         piece(index, text, Value::Null, Some(reason))
+    }
+
+    /// The answers to show: of every prompt the likeliest, in the order in which they were made.
+    fn chosen(&self) -> Vec<usize> {
+        let n_tried = (self.answers.len() / self.n_prompts.max(1)).max(1);
+        let mean = |&i: &usize| self.answers[i].logprob / self.answers[i].n_tokens.max(1) as f32;
+        let best = |first: usize| {
+            let mut tried: Vec<usize> = (first..first + n_tried).collect();
+            if self.n_shown < n_tried {
+                tried.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+                tried.truncate(self.n_shown);
+                tried.sort_unstable();
+            }
+            tried
+        };
+        (0..self.answers.len()).step_by(n_tried).flat_map(best).collect()
     }
 
     fn usage(&self) -> Value {
@@ -201,9 +264,9 @@ impl Run {
 
     /// The body of a request that does not stream.
     fn whole(&self, pieces: &[Value]) -> Value {
-        let of = |index: usize| {
+        let of = |(shown_index, index): (usize, usize)| {
             let of_choice = pieces.iter().filter(move |piece| piece["index"] == index);
-            let mut whole = piece(index, "", Value::Null, None);
+            let mut whole = piece(shown_index, "", Value::Null, None);
             let mut text = String::new();
             for piece in of_choice {
                 text.push_str(piece["text"].as_str().unwrap_or_default());
@@ -215,8 +278,9 @@ impl Run {
             whole["text"] = text.into();
             whole
         };
-        let mut body = self.envelope((0..self.answers.len()).map(of).collect());
+        let mut body = self.envelope(self.chosen().into_iter().enumerate().map(of).collect());
         body["usage"] = self.usage();
+        body[EXTENSION] = self.extension.clone();
         body
     }
 }
@@ -226,8 +290,14 @@ impl Source for Run {
         let event = |body: &Value| WireEvent { name: None, data: body.to_string() };
         let told = match self.advance().await {
             Some(Ok(pieces)) => {
-                let chunk = |piece| event(&self.envelope(json!([piece])));
-                Ok(pieces.into_iter().map(chunk).collect())
+                let extension = (!self.has_said_extension).then_some(&self.extension);
+                let mut chunks: Vec<Value> =
+                    pieces.into_iter().map(|piece| self.envelope(json!([piece]))).collect();
+                if let (Some(first), Some(extension)) = (chunks.first_mut(), extension) {
+                    first[EXTENSION] = extension.clone();
+                    self.has_said_extension = true;
+                }
+                Ok(chunks.iter().map(event).collect())
             }
             Some(Err(error)) => Err(error),
             None if self.has_said_end || !self.streams => return None,
@@ -246,6 +316,23 @@ impl Source for Run {
         self.has_said_end |= told.is_err();
         Some(told)
     }
+}
+
+/// One token's entry in the lists of log probabilities.
+fn logprobs(tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprob>, offset: usize) -> Value {
+    let spelling = |id: u32| {
+        let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    let top = found.map(|found| -> Value {
+        found.top.iter().map(|&(id, logprob)| (spelling(id), json!(logprob))).collect()
+    });
+    json!({
+        "tokens": [spelling(id)],
+        "token_logprobs": [found.map(|found| found.chosen)],
+        "top_logprobs": [top],
+        "text_offset": [offset],
+    })
 }
 
 fn piece(index: usize, text: &str, logprobs: Value, reason: Option<&str>) -> Value {

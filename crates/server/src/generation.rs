@@ -9,16 +9,20 @@ use chat::protocol::{PromptUsage, Protocol, Responder, TokenLogprob, WireEvent};
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, Stream};
 use runtime::{Event, FinishReason, Refusal, TokenEvent, Usage};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::app::State;
 use crate::choices::Merged;
 use crate::error::ApiError;
+use crate::prefix::{self, Found};
 use crate::prepare::{Choice, Job};
 use crate::responses;
 
 /// Events of all choices of a request, each with the index of its choice.
 pub(crate) type ChoiceEvents = SelectAll<Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>>;
+
+/// The field of a response for what its protocol has no field for.
+pub(crate) const EXTENSION: &str = "keid";
 
 /// A job that runs. Dropping it cancels what is left.
 pub(crate) struct Generation {
@@ -32,6 +36,9 @@ pub(crate) struct Generation {
     merged: Merged,
     stored_input: Option<Vec<Value>>,
     previous_response_id: Option<String>,
+    repeated: Map<String, Value>,
+    /// What the response says beside its protocol.
+    extension: Value,
 }
 
 /// One choice on its way.
@@ -44,6 +51,7 @@ struct Answer {
     turn: Vec<u32>,
     call_ids: Vec<String>,
     is_done: bool,
+    prompt: Arc<[u32]>,
 }
 
 impl Generation {
@@ -51,7 +59,8 @@ impl Generation {
     pub(crate) fn start(state: Arc<State>, job: Job) -> Result<Self, Refusal> {
         let mut answers = Vec::with_capacity(job.choices.len());
         let mut events = ChoiceEvents::new();
-        for (index, Choice { request, run, turn_start }) in job.choices.into_iter().enumerate() {
+        for (index, choice) in job.choices.into_iter().enumerate() {
+            let Choice { request, run, turn_start, prompt } = choice;
             let receiver = state.runtime.submit(run)?;
             let of_choice = receiver.clone().map(move |event| (index, event));
             events.push(Box::pin(of_choice));
@@ -62,6 +71,7 @@ impl Generation {
                 turn: turn_start,
                 call_ids: Vec::new(),
                 is_done: false,
+                prompt,
             });
         }
         Ok(Self {
@@ -75,6 +85,11 @@ impl Generation {
             merged: Merged::default(),
             stored_input: job.stored_input,
             previous_response_id: job.previous_response_id,
+            repeated: job.repeated,
+            extension: match job.left_out.is_empty() {
+                true => json!({}),
+                false => json!({"left_out_tools": job.left_out}),
+            },
         })
     }
 
@@ -111,6 +126,7 @@ impl Generation {
             _ => Merged::body(bodies),
         };
         self.finish_response(&mut body);
+        body[EXTENSION] = self.extension.take();
         Ok(body)
     }
 
@@ -119,21 +135,16 @@ impl Generation {
             return Ok(Vec::new());
         }
         match event {
-            Event::Queued { .. } => Ok(Vec::new()),
-            Event::Started { prompt_tokens, cached_tokens } => {
-                let usage = PromptUsage { prompt_tokens, prompt_cache_hit_tokens: cached_tokens };
-                let answer = &mut self.answers[index];
-                let Some(request) = answer.request.take() else { return Ok(Vec::new()) };
-                let tokenizer = Arc::clone(&self.state.tokenizer);
-                let mut responder = request.into_responder(self.id.clone(), usage, tokenizer);
-                let events = responder.start();
-                answer.responder = Some(responder);
-                self.tell(index, events)
+            Event::Queued { .. } | Event::PromptToken(_) => Ok(Vec::new()),
+            Event::Started { matched_tokens, cached_tokens, instead, .. } => {
+                let found = Found { matched: matched_tokens, reused: cached_tokens, instead };
+                self.start_answer(index, found)
             }
             Event::Prompt { done, total } => Ok(self.progress(done, total)),
             Event::Token(token) => self.token(index, token),
             Event::Finished { reason, usage } => {
                 log_usage(&self.id, &usage);
+                self.state.metrics.finished(reason, &usage);
                 let finish = match reason {
                     FinishReason::Stop(_) => Finish::Stop,
                     FinishReason::Length => Finish::Length,
@@ -142,6 +153,47 @@ impl Generation {
             }
             Event::Failed(failure) => Err(failure.into()),
         }
+    }
+
+    /// The request has its place: what is reused of its prompt is known now.
+    fn start_answer(&mut self, index: usize, found: Found) -> Result<Vec<WireEvent>, ApiError> {
+        let answer = &mut self.answers[index];
+        let Some(request) = answer.request.take() else { return Ok(Vec::new()) };
+        let tokenizer = Arc::clone(&self.state.tokenizer);
+        let report = prefix::report(&self.id, &tokenizer, &answer.prompt, found);
+        let usage = PromptUsage {
+            prompt_tokens: answer.prompt.len(),
+            prompt_cache_hit_tokens: found.reused,
+        };
+        let mut responder = request.into_responder(self.id.clone(), usage, tokenizer);
+        let events = responder.start();
+        answer.responder = Some(responder);
+        let is_first = self.extension.get("prefix").is_none();
+        if is_first {
+            self.extension["prefix"] = report;
+        }
+        let mut events = self.tell(index, events)?;
+        if is_first && let Some(event) = events.first_mut() {
+            self.extend(event)?;
+        }
+        Ok(events)
+    }
+
+    /// Says in the first event what the protocol has no field for. (The objects of Responses have
+    /// it each time.)
+    fn extend(&self, event: &mut WireEvent) -> Result<(), ApiError> {
+        let read = serde_json::from_str(&event.data);
+        let mut value: Value = read.map_err(|error| ApiError::internal(error.to_string()))?;
+        let place = match self.protocol {
+            Protocol::Chat => Some(&mut value),
+            Protocol::Messages => value.get_mut("message"),
+            Protocol::Responses => None,
+        };
+        if let Some(place) = place {
+            place[EXTENSION] = self.extension.clone();
+            event.data = value.to_string();
+        }
+        Ok(())
     }
 
     fn token(&mut self, index: usize, token: TokenEvent) -> Result<Vec<WireEvent>, ApiError> {
@@ -218,6 +270,10 @@ impl Generation {
         }
         response["store"] = self.stored_input.is_some().into();
         response["previous_response_id"] = json!(self.previous_response_id);
+        for (name, value) in &self.repeated {
+            response[name] = value.clone();
+        }
+        response[EXTENSION] = self.extension.clone();
         let is_complete = response.get("status").is_some_and(|s| s != "in_progress");
         if is_complete && let Some(input) = self.stored_input.take() {
             response["store"] = true.into();

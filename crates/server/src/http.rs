@@ -58,7 +58,7 @@ pub fn run(
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let threads = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(n_threads())
         .thread_name("http")
         .enable_all()
         .build()?;
@@ -74,6 +74,13 @@ pub fn run(
         };
         serve(listener, router, options, stopped).await
     })
+}
+
+/// Threads that carry tokens to clients: few, since each wakes the others for every token. One
+/// carries tens of thousands a second; bodies are read and prompts rendered on others.
+fn n_threads() -> usize {
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (n_cores / 8).clamp(1, 4)
 }
 
 /// Serves until `shutdown` ends, then lets open responses end.

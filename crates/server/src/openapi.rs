@@ -16,6 +16,7 @@ const ROUTES: &[(&str, &str, &str, bool)] = &[
     ("get", "/v1/models/{id}", "The model", false),
     ("post", "/tokenize", "Text to tokens", true),
     ("post", "/detokenize", "Tokens to text", true),
+    ("get", "/metrics", "Counts and times, for Prometheus", false),
     ("get", "/health", "Whether the process lives", false),
     ("get", "/ready", "Whether requests are taken", false),
 ];

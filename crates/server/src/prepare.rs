@@ -1,12 +1,14 @@
 //! From a body to requests that the runtime can run. Everything here may take a while (a long
 //! prompt is read several times), so routes call it off the asynchronous threads.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use chat::protocol::{Protocol, Request};
 use chat::{Prompt, Thinking};
 use engine::Sampling;
 use runtime::{Params, Penalties};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::app::State;
 use crate::error::ApiError;
@@ -23,6 +25,10 @@ pub(crate) struct Job {
     /// The conversation so far, where the response is to be stored.
     pub(crate) stored_input: Option<Vec<Value>>,
     pub(crate) previous_response_id: Option<String>,
+    /// Declared tools that the model is not offered.
+    pub(crate) left_out: Vec<String>,
+    /// What a response object repeats of its request.
+    pub(crate) repeated: Map<String, Value>,
 }
 
 /// One of `n` answers to the same prompt.
@@ -33,6 +39,8 @@ pub(crate) struct Choice {
     pub(crate) run: runtime::Request,
     /// The prompt from its last turn's header on: where the sampled turn begins.
     pub(crate) turn_start: Vec<u32>,
+    /// The whole prompt, to say where it stops agreeing with what is held.
+    pub(crate) prompt: Arc<[u32]>,
 }
 
 /// Reads JSON. The reader itself refuses more than 128 levels.
@@ -53,18 +61,21 @@ pub(crate) fn job(state: &State, protocol: Protocol, body: &[u8]) -> Result<Job,
     let body = adapt(protocol, body);
     let mut choices = Vec::with_capacity(own.n);
     let first_seed = own.seed.unwrap_or_else(ids::random);
-    let mut prompt = None;
+    let mut prompt: Option<Arc<[u32]>> = None;
     for i in 0..own.n {
-        let request = Request::parse(protocol, body.as_bytes(), &state.request_options())?;
+        let request = parse(state, protocol, &body, &own)?;
         let ids = match &prompt {
-            Some(ids) => Vec::clone(ids),
-            None => encode(state, &request.prompt(state.options.format), &call_ids)?,
+            Some(ids) => Arc::clone(ids),
+            None => encode(state, &request.prompt(state.options.format), &call_ids)?.into(),
         };
-        let params = params(state, &request, &own, (ids.clone(), first_seed, i))?;
+        let params = params(state, &request, &own, (ids.to_vec(), first_seed, i))?;
         let run = state.runtime.limits().check(params)?;
         let turn_start = replay::turn_start(&state.tokenizer, &ids).to_vec();
-        choices.push(Choice { request, run, turn_start });
+        choices.push(Choice { request, run, turn_start, prompt: Arc::clone(&ids) });
         prompt = Some(ids);
+    }
+    if !own.left_out.is_empty() {
+        tracing::info!(tools = ?own.left_out, "the model is not offered tools that nobody here runs");
     }
     Ok(Job {
         id: ids::id(match protocol {
@@ -78,17 +89,24 @@ pub(crate) fn job(state: &State, protocol: Protocol, body: &[u8]) -> Result<Job,
         choices,
         stored_input,
         previous_response_id: own.previous_response_id,
+        left_out: own.left_out,
+        repeated: own.repeated,
     })
 }
 
 /// The number of tokens of a Messages body's prompt.
 pub(crate) fn count(state: &State, body: &[u8]) -> Result<usize, ApiError> {
     let mut body = json(body)?;
-    fields::take(Protocol::Messages, &mut body)?;
+    let own = fields::take(Protocol::Messages, &mut body)?;
     let call_ids = replay::call_ids(Protocol::Messages, &body);
     let body = adapt(Protocol::Messages, body);
-    let request = Request::parse(Protocol::Messages, body.as_bytes(), &state.request_options())?;
+    let request = parse(state, Protocol::Messages, &body, &own)?;
     Ok(encode(state, &request.prompt(state.options.format), &call_ids)?.len())
+}
+
+fn parse(state: &State, protocol: Protocol, body: &str, own: &Own) -> Result<Request, ApiError> {
+    let request = Request::parse(protocol, body.as_bytes(), &state.request_options())?;
+    Ok(if own.must_call { request.require_call()? } else { request })
 }
 
 fn encode(state: &State, prompt: &Prompt, call_ids: &[String]) -> Result<Vec<u32>, ApiError> {
@@ -141,8 +159,24 @@ fn adapt(protocol: Protocol, mut body: Value) -> String {
             let roles = messages.iter_mut().filter_map(|message| message.get_mut("role"));
             roles.filter(|role| *role == "developer").for_each(|role| *role = json!("system"));
         }
+        if protocol == Protocol::Responses
+            && let Some(Value::Array(items)) = fields.get_mut("input")
+        {
+            items.iter_mut().for_each(reason_from_summary);
+        }
     }
     body.to_string()
+}
+
+/// Clients that keep only the summary of a reasoning item send that: what it says stands for the
+/// reasoning.
+fn reason_from_summary(item: &mut Value) {
+    let is_empty =
+        |list: Option<&Value>| list.and_then(Value::as_array).is_none_or(|list| list.is_empty());
+    let is_reasoning = item.get("type").is_some_and(|kind| kind == "reasoning");
+    if is_reasoning && is_empty(item.get("content")) && !is_empty(item.get("summary")) {
+        item["content"] = item["summary"].clone();
+    }
 }
 
 fn is_forced(choice: &Value) -> bool {
@@ -164,7 +198,7 @@ fn params(
     let asked = request.sampling();
     let context = state.runtime.limits().context;
     let Some(left) = context.checked_sub(prompt.len()).filter(|left| *left > 0) else {
-        return Err(too_long(context, prompt.len()));
+        return Err(too_long(request.protocol(), context, prompt.len()));
     };
     let max_tokens = match asked.max_tokens {
         // A limit is no promise: the context may end an answer before it, and says so.
@@ -176,6 +210,12 @@ fn params(
     };
     if request.thinking() != Thinking::Off && own.temperature.is_some_and(|t| t != 1.0) {
         tracing::debug!("the model is meant to think at temperature 1");
+    }
+    let mut constraint =
+        state.grammarian.constraint(request, own.form.as_ref(), own.allows_parallel_calls)?;
+    let budget = own.thinking_budget.filter(|_| request.thinking() != Thinking::Off);
+    if let Some(budget) = budget {
+        constraint = Some(state.grammarian.limit_reasoning(budget, constraint)?);
     }
     Ok(Params {
         sampling: Sampling {
@@ -194,22 +234,26 @@ fn params(
         stop_tokens: state.stop_tokens.clone(),
         max_tokens,
         logprobs: asked.top_logprobs.map(usize::from),
-        constraint: state.grammarian.constraint(
-            request,
-            own.form.as_ref(),
-            own.allows_parallel_calls,
-        )?,
+        prompt_logprobs: None,
+        constraint,
         prompt,
     })
 }
 
-pub(crate) fn too_long(context: usize, n_prompt: usize) -> ApiError {
+/// Refuses a prompt in the words by which each protocol's clients know that it is time to make the
+/// conversation shorter.
+pub(crate) fn too_long(protocol: Protocol, context: usize, n_prompt: usize) -> ApiError {
     ApiError {
         status: StatusCode::BAD_REQUEST,
-        message: format!(
-            "This model's maximum context length is {context} tokens. However, your prompt has \
-             {n_prompt} tokens. Please reduce the length of the messages."
-        ),
+        message: match protocol {
+            Protocol::Messages => {
+                format!("prompt is too long: {n_prompt} tokens > {context} maximum")
+            }
+            Protocol::Chat | Protocol::Responses => format!(
+                "This model's maximum context length is {context} tokens. However, your prompt \
+                 has {n_prompt} tokens. Please reduce the length of the messages."
+            ),
+        },
         param: None,
         code: Some("context_length_exceeded"),
         retry_after_s: None,

@@ -39,6 +39,16 @@ impl Store {
         self.held.get(id).map(|stored| stored.input.as_slice())
     }
 
+    /// An item of any stored response, by its own id.
+    fn item(&self, id: &str) -> Option<&Value> {
+        let held = self.by_age.iter().rev().filter_map(|id| self.held.get(id));
+        let mut items = held.flat_map(|stored| {
+            let output = stored.response.get("output").and_then(Value::as_array);
+            output.into_iter().flatten().chain(&stored.input)
+        });
+        items.find(|item| item.get("id").is_some_and(|found| found == id))
+    }
+
     /// Forgets a response; whether it was there.
     pub(crate) fn remove(&mut self, id: &str) -> bool {
         let gone = self.held.remove(id);
@@ -75,6 +85,18 @@ pub(crate) fn continue_stored(
         Some(Value::Array(items)) => items,
         Some(_) => return Err(ApiError::field("input", "`input` should be a string or an array")),
     };
+    for (i, item) in items.iter_mut().enumerate() {
+        let is_reference = item.get("type").is_some_and(|kind| kind == "item_reference");
+        if !is_reference {
+            continue;
+        }
+        let id = item.get("id").and_then(Value::as_str).unwrap_or_default();
+        let found = state.store().item(id).cloned();
+        *item = found.ok_or_else(|| {
+            let message = format!("Item with id '{id}' not found.");
+            ApiError::field(&format!("input[{i}].id"), message)
+        })?;
+    }
     if let Some(id) = &own.previous_response_id {
         let store = state.store();
         let found = store.held.get(id).ok_or_else(|| ApiError {

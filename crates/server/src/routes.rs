@@ -17,7 +17,7 @@ use crate::app::{App, State};
 use crate::error::{ApiError, Shape};
 use crate::generation::Generation;
 use crate::sse::{self, Source, Style};
-use crate::{auth, completions, openapi, prepare, tokens};
+use crate::{auth, completions, metrics, openapi, prepare, tokens};
 
 type Shared = Extracted<Arc<State>>;
 
@@ -39,6 +39,8 @@ impl App {
             .route("/detokenize", post(detokenize))
             .route_layer(middleware::from_fn_with_state(Arc::clone(&state), authenticate))
             .route("/openapi.json", get(|| async { json_response(&openapi::document()) }))
+            .route("/", get(root))
+            .route("/metrics", get(scrape))
             .route("/health", get(health))
             .route("/ready", get(ready))
             .fallback(unknown)
@@ -74,7 +76,7 @@ async fn answer(
     body: Body,
 ) -> Response {
     let answered = try_answer(state, protocol, headers, body).await;
-    answered.unwrap_or_else(|error| error.into_response(Shape::from(protocol)))
+    answered.unwrap_or_else(|error| refuse(state, error, Shape::from(protocol)))
 }
 
 async fn try_answer(
@@ -94,6 +96,12 @@ async fn try_answer(
     Ok(json_response(&generation.body().await?))
 }
 
+fn refuse(state: &State, error: ApiError, shape: Shape) -> Response {
+    tracing::debug!(status = error.status.as_u16(), param = error.param, %error, "refused");
+    state.metrics.refused(&error);
+    error.into_response(shape)
+}
+
 impl Source for Generation {
     async fn next(&mut self) -> Option<Result<Vec<WireEvent>, ApiError>> {
         Self::next(self).await
@@ -106,7 +114,7 @@ async fn complete(state: Shared, headers: HeaderMap, body: Body) -> Response {
         let job = blocking(&state, move |state| completions::job(state, &body)).await?;
         completions::answer(&state, job).await
     };
-    answered.await.unwrap_or_else(|error| error.into_response(Shape::OpenAi))
+    answered.await.unwrap_or_else(|error| refuse(&state, error, Shape::OpenAi))
 }
 
 async fn count_tokens(state: Shared, headers: HeaderMap, body: Body) -> Response {
@@ -182,6 +190,18 @@ fn describe(state: &State) -> Value {
         "context_length": context,
         "max_model_len": context,
     })
+}
+
+/// Some clients look whether anybody is there before they ask.
+async fn root(state: Shared) -> Response {
+    json_response(&json!({"name": "keid", "model": state.options.model}))
+}
+
+async fn scrape(state: Shared) -> Response {
+    match state.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => ApiError::internal(error.to_string()).into_response(Shape::OpenAi),
+    }
 }
 
 async fn health() -> Response {

@@ -7,6 +7,7 @@ use deepseek_recipe::request::{
     ProtocolRequest,
 };
 use deepseek_recipe::stream::{ParsingOptions, PromptUsage};
+use deepseek_recipe_core::tools::ToolChoice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizer::Tokenizer;
@@ -78,6 +79,32 @@ impl Request {
             Protocol::Responses => convert::<ResponsesRequest>(body, conversion),
         }?;
         Ok(Self { protocol, model, converted })
+    }
+
+    /// Makes a call of any tool required. DeepSeek's conversion of Messages reads the choice `any`
+    /// as `auto`; this is what its conversion of Chat makes of `required`.
+    ///
+    /// # Errors
+    ///
+    /// There are no tools, or the request thinks.
+    pub fn require_call(mut self) -> Result<Self, RequestError> {
+        let refuse = |text| Err(RequestError::Refused(ConversionError::bad_request(text)));
+        let ConversationRequest { conversation, inference_options, parsing_options, .. } =
+            &mut self.converted;
+        if conversation.tools.is_empty() {
+            return refuse("tool_choice: `any` needs tools");
+        }
+        if conversation.thinking_mode {
+            return refuse("Thinking mode does not support this tool_choice");
+        }
+        conversation.tool_choice = ToolChoice::Required;
+        parsing_options.starts_in_tool_calls = true;
+        if let Some(OutputConstraint::ToolCalls { required, .. }) =
+            &mut inference_options.output_constraint
+        {
+            *required = true;
+        }
+        Ok(self)
     }
 
     /// The protocol that the request came by.

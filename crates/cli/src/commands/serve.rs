@@ -96,6 +96,9 @@ impl Args {
         writeln!(context.out, "listening on http://{}", listener.local_addr()?)?;
         context.out.flush()?;
         let interrupt = context.interrupt.arm();
+        // Whoever runs services ends them with SIGTERM: the same clean end as Ctrl-C.
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, interrupt.flag())
+            .context("cannot listen for SIGTERM")?;
         server::run(listener, &app, HttpOptions::default(), interrupt.flag())?;
         drop(app);
         thread.wait();

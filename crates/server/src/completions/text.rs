@@ -29,6 +29,11 @@ impl AnswerText {
         shown + &std::mem::take(&mut self.held)
     }
 
+    /// Counts text that was shown before the answer.
+    pub(super) fn skip(&mut self, text: &str) {
+        self.n_chars += text.chars().count();
+    }
+
     /// Whether a stop string was found.
     pub(super) fn is_stopped(&self) -> bool {
         self.is_stopped

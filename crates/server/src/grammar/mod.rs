@@ -8,6 +8,7 @@
 //! [`llguidance`] computes which tokens may come next, on a thread beside the engine's: it starts
 //! as soon as a token is chosen and has the forward pass to finish.
 
+mod budget;
 mod dsml;
 mod environment;
 mod stream;
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 use tokenizer::Tokenizer;
 
 use crate::error::ApiError;
+use budget::Budget;
 use stream::{Bounds, Grammars, Watch};
 
 /// Compiled grammars kept for the next request.
@@ -86,6 +88,19 @@ impl Grammarian {
         made.map_err(|error| {
             ApiError::internal(format!("this vocabulary cannot be used with grammars: {error}"))
         })
+    }
+
+    /// Ends reasoning at `n_tokens`, and leaves the rest to `inner`.
+    pub(crate) fn limit_reasoning(
+        &self,
+        n_tokens: usize,
+        inner: Option<Box<dyn Constraint>>,
+    ) -> Result<Box<dyn Constraint>, ApiError> {
+        let think_end = self.tokenizer.require_special(THINK_END);
+        let think_end = think_end
+            .map_err(|error| ApiError::field("thinking.budget_tokens", error.to_string()))?;
+        let ends = (think_end, self.tokenizer.special_id(DSML));
+        Ok(Box::new(Budget::new(n_tokens, ends, inner)))
     }
 
     /// The constraint of a request, if it has one. `form` is the form that it asks for beside

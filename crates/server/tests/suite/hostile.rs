@@ -81,6 +81,20 @@ async fn depth_and_size_have_limits() {
 }
 
 #[tokio::test]
+async fn the_largest_body_of_nested_json_is_refused_in_a_moment() {
+    let server = serve(&["ok"]);
+    let open = 64 << 20;
+    for (left, right) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep = left.repeat(open / left.len() - 64) + right;
+        let started = std::time::Instant::now();
+        let (status, body) = server.post_text("/v1/chat/completions", deep).await;
+        assert_eq!(status, 400, "{body}");
+        assert!(body.contains("recursion limit"), "{body}");
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
     let mut setup = Setup::new(&["ok"]);
     setup.options.body_timeout = Duration::from_millis(50);

@@ -1,8 +1,10 @@
 //! The server over an engine that says what a test wants to hear.
 
+mod clients;
 mod common;
 mod concurrency;
 mod formats;
+mod goldens;
 mod hostile;
 mod protocols;
 mod raw;

@@ -35,6 +35,25 @@ async fn a_stored_response_is_continued_read_and_forgotten() {
 }
 
 #[tokio::test]
+async fn an_item_can_be_named_instead_of_sent() {
+    let server = serve(&["First.", "Second."]);
+    let ask = |input: serde_json::Value| json!({"model": "m", "input": input, "reasoning": {"effort": "none"}, "metadata": {"a": "b"}});
+    let first = server.ask("/v1/responses", ask(json!("one"))).await;
+    assert_eq!(first["metadata"], json!({"a": "b"}));
+    let id = &first["output"][0]["id"];
+    let input = json!([
+        {"role": "user", "content": "one"},
+        {"type": "item_reference", "id": id},
+        {"role": "user", "content": "two"},
+    ]);
+    let second = server.ask("/v1/responses", ask(input)).await;
+    assert_eq!(second["output"][0]["content"][0]["text"], "Second.");
+    let lost = json!([{"type": "item_reference", "id": "msg_none"}]);
+    let (status, body) = server.post("/v1/responses", ask(lost)).await;
+    assert_eq!((status.as_u16(), body["error"]["param"].as_str()), (400, Some("input[0].id")));
+}
+
+#[tokio::test]
 async fn what_is_not_to_be_stored_is_not() {
     let server = serve(&["First."]);
     let body = json!({

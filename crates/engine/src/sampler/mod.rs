@@ -1,7 +1,12 @@
-//! From logits to a token: penalties, temperature, the cuts, a draw.
+//! From logits to a token: penalties, temperature, the cuts, a draw. All of it takes time that is
+//! linear in the vocabulary.
 //!
 //! A draw depends on the seed and the position alone, so that a resumed, batched or regenerated
 //! sequence draws the same.
+
+mod weights;
+
+use weights::Weights;
 
 /// How to sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,14 +58,14 @@ impl Sampling {
 /// Scratch for one sampling stream; nothing is allocated per token.
 #[derive(Debug)]
 pub struct Sampler {
-    candidates: Vec<(f32, u32)>,
+    weights: Weights,
     logits: Vec<f32>,
 }
 
 impl Sampler {
     /// Scratch for a vocabulary.
     pub fn new(n_vocab: usize) -> Self {
-        Self { candidates: Vec::with_capacity(n_vocab), logits: Vec::with_capacity(n_vocab) }
+        Self { weights: Weights::new(n_vocab), logits: Vec::with_capacity(n_vocab) }
     }
 
     /// The next token. `recent` are the tokens that the repeat penalty may look at, `pos` is the
@@ -69,7 +74,19 @@ impl Sampler {
         if how.repeat_penalty != 1.0 {
             return self.sample_penalised(logits, how, recent, pos);
         }
-        self.choose(logits, how, pos)
+        self.choose(logits, None, how, pos).unwrap_or_else(|| argmax(logits))
+    }
+
+    /// As [`Sampler::sample`], among tokens whose bit is set: bit `token % 32` of word
+    /// `token / 32`; words that are missing at the end allow nothing. `None` if no token is left.
+    pub fn sample_allowed(
+        &mut self,
+        logits: &[f32],
+        mask: &[u32],
+        how: &Sampling,
+        pos: usize,
+    ) -> Option<u32> {
+        self.choose(logits, Some(mask), how, pos)
     }
 
     fn sample_penalised(
@@ -92,69 +109,73 @@ impl Sampler {
                 *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             }
         }
-        let token = self.choose(&adjusted, how, pos);
+        let chosen = self.choose(&adjusted, None, how, pos);
+        let token = chosen.unwrap_or_else(|| argmax(&adjusted));
         self.logits = adjusted;
         token
     }
 
-    fn choose(&mut self, logits: &[f32], how: &Sampling, pos: usize) -> u32 {
-        if how.temperature == 0.0 || how.top_k == 1 {
-            return argmax(logits);
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        mask: Option<&[u32]>,
+        how: &Sampling,
+        pos: usize,
+    ) -> Option<u32> {
+        let best = match mask {
+            Some(mask) => largest_allowed(logits, mask),
+            None => largest(logits),
+        };
+        if how.temperature == 0.0 || how.top_k == 1 || !best.is_finite() {
+            let is_best = |id: usize| logits[id] == best && mask.is_none_or(|m| allows(m, id));
+            return (0..logits.len()).find(|&id| is_best(id)).map(|id| id as u32);
         }
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if !best.is_finite() {
-            return argmax(logits);
+        self.weights.weigh(logits, best, how.temperature, how.min_p);
+        if let Some(mask) = mask {
+            self.weights.forbid(mask);
         }
-        // Tokens below the min-p line, or so far down that f32 holds nothing of them, never matter.
-        let floor = if how.min_p > 0.0 { how.min_p.ln().max(-80.0) } else { -80.0 };
-        self.candidates.clear();
-        for (token, &logit) in logits.iter().enumerate() {
-            let x = (logit - best) / how.temperature;
-            if x >= floor {
-                self.candidates.push((x.exp(), token as u32));
-            }
+        if how.top_k > 0 && how.top_k < logits.len() {
+            self.weights.keep_top_k(how.top_k);
         }
-        self.cut(how);
-        let total: f32 = self.candidates.iter().map(|c| c.0).sum();
-        let mut left = uniform(how.seed, pos) * total;
-        for &(p, token) in &self.candidates {
-            left -= p;
-            if left < 0.0 {
-                return token;
-            }
-        }
-        self.candidates.last().map_or_else(|| argmax(logits), |c| c.1)
-    }
-
-    /// Sorts the candidates by probability, ties to the lowest id, and keeps top-k and top-p.
-    fn cut(&mut self, how: &Sampling) {
-        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        if how.top_k > 0 && how.top_k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(how.top_k - 1, order);
-            self.candidates.truncate(how.top_k);
-        }
-        self.candidates.sort_unstable_by(order);
         if how.top_p < 1.0 {
-            let total: f32 = self.candidates.iter().map(|c| c.0).sum();
-            let mut mass = 0.0;
-            let keep = self.candidates.iter().position(|c| {
-                mass += c.0;
-                mass >= how.top_p * total
-            });
-            self.candidates.truncate(keep.map_or(self.candidates.len(), |i| i + 1));
+            self.weights.keep_top_p(how.top_p);
         }
+        self.weights.draw(uniform(how.seed, pos))
     }
+}
+
+fn allows(mask: &[u32], id: usize) -> bool {
+    mask.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
+}
+
+/// The largest value among tokens whose bit is set.
+fn largest_allowed(logits: &[f32], mask: &[u32]) -> f32 {
+    let of_word = |(values, &word): (&[f32], &u32)| match word {
+        0 => f32::NEG_INFINITY,
+        u32::MAX => largest(values),
+        _ => {
+            let allowed = values.iter().enumerate().filter(|(bit, _)| word >> bit & 1 == 1);
+            allowed.map(|(_, value)| *value).fold(f32::NEG_INFINITY, f32::max)
+        }
+    };
+    logits.chunks(32).zip(mask).map(of_word).fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// The index of the largest value, the lowest on ties.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (i, &x) in logits.iter().enumerate() {
-        if x > best.0 {
-            best = (x, i as u32);
+    let best = largest(logits);
+    logits.iter().position(|&logit| logit == best).unwrap_or(0) as u32
+}
+
+/// The largest value that is a number; negative infinity if there is none.
+fn largest(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for values in logits.chunks(16) {
+        for (lane, &value) in lanes.iter_mut().zip(values) {
+            *lane = if value > *lane { value } else { *lane };
         }
     }
-    best.1
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// A number in [0, 1) from splitmix64 of seed and position.
@@ -212,6 +233,36 @@ mod tests {
         assert_eq!(seen(&mut s, Sampling { top_k: 2, ..base }), [true, true, false, false]);
         assert_eq!(seen(&mut s, Sampling { top_p: 0.65, ..base }), [true, true, false, false]);
         assert_eq!(seen(&mut s, Sampling { min_p: 0.4, ..base }), [true, true, true, false]);
+    }
+
+    #[test]
+    fn only_allowed_tokens_are_chosen() {
+        let mut s = Sampler::new(70);
+        let mut logits = vec![1.0; 70];
+        (logits[3], logits[40], logits[69]) = (9.0, 5.0, 5.0);
+        let mask = [!(1 << 3), 0x100 | 1];
+        assert_eq!(s.sample_allowed(&logits, &mask, &sampling(0.0), 0), Some(40));
+        let how = Sampling { top_p: 0.9, ..sampling(1.0) };
+        for pos in 0..200 {
+            let token = s.sample_allowed(&logits, &mask, &how, pos).unwrap();
+            assert!(token < 41 && token != 3, "{token}");
+        }
+        assert_eq!(s.sample_allowed(&logits, &[0, 0, 0], &sampling(0.0), 0), None);
+        assert_eq!(s.sample_allowed(&logits, &[], &how, 0), None);
+        logits[40] = f32::NEG_INFINITY;
+        assert_eq!(s.sample_allowed(&logits, &[0, 1 << 8], &how, 0), Some(40));
+    }
+
+    #[test]
+    fn what_is_no_number_is_never_chosen() {
+        let mut s = Sampler::new(4);
+        let logits = [f32::NAN, f32::NEG_INFINITY, 1.0, f32::NAN];
+        assert_eq!(argmax(&logits), 2);
+        assert_eq!(argmax(&[f32::NAN, f32::NEG_INFINITY]), 1);
+        assert_eq!(argmax(&[f32::NAN; 2]), 0);
+        for pos in 0..100 {
+            assert_eq!(s.sample(&logits, &sampling(1.0), &[], pos), 2);
+        }
     }
 
     #[test]
