@@ -19,7 +19,7 @@ fn path(case: &Value) -> &'static str {
 }
 
 /// What differs from run to run, or by how a text was cut into pieces.
-const VARYING: [&str; 17] = [
+const VARYING: [&str; 18] = [
     "id",
     "item_id",
     "call_id",
@@ -30,6 +30,8 @@ const VARYING: [&str; 17] = [
     "sequence_number",
     "keid",
     "signature",
+    // A name made of the response's id.
+    "encrypted_content",
     "max_output_tokens",
     "store",
     "model",
