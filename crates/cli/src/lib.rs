@@ -120,6 +120,7 @@ pub fn main() -> ExitCode {
         quiet: cli.global.quiet,
         interrupt: Interrupt::install(),
     };
+    open::prepare_process();
     let outcome = cli.command.run(&mut context);
     let outcome = outcome.and_then(|()| Ok(context.out.flush()?));
     match outcome {

@@ -79,11 +79,14 @@ fn prompt_format(text: &str) -> Result<PromptFormat, String> {
     text.parse().map_err(|error: chat::FormatError| error.to_string())
 }
 
+/// What a process does before it touches weights.
+pub(crate) fn prepare_process() {
+    backend_cpu::spread_memory();
+}
+
 impl ModelArgs {
     /// Opens the file that was named, or the model inside this binary.
     pub(crate) fn file(&self) -> anyhow::Result<Gguf> {
-        // Before the first page of the file is touched.
-        backend_cpu::spread_memory();
         match &self.model {
             Some(path) => Ok(Gguf::open(path)?),
             None => embedded(),

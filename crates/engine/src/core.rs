@@ -65,6 +65,16 @@ pub struct Feed<'a> {
     pub wanted: Wanted,
 }
 
+impl Feed<'_> {
+    /// Rows that want logits.
+    pub fn n_wanted(&self) -> usize {
+        match self.wanted {
+            Wanted::Nothing => 0,
+            Wanted::Last(n) => n.min(self.tokens.len()),
+        }
+    }
+}
+
 impl<B: Ops> Core<B> {
     /// Loads a model: binds, checks and loads every tensor, allocates everything.
     ///
@@ -135,11 +145,8 @@ impl<B: Ops> Core<B> {
             let committed = slot.tokens.len() as u32;
             let first = self.step.rows.len();
             self.step.push_span(feed.slot as u32, committed, feed.tokens, &slot.pages);
-            if let Wanted::Last(n) = feed.wanted {
-                let end = first + feed.tokens.len();
-                let rows = end - n.min(feed.tokens.len())..end;
-                self.step.logit_rows.extend(rows.map(|r| r as u32));
-            }
+            let end = first + feed.tokens.len();
+            self.step.logit_rows.extend((end - feed.n_wanted()..end).map(|r| r as u32));
         }
         if self.step.rows.is_empty() {
             return Ok(());
@@ -257,11 +264,7 @@ impl<B: Ops> Core<B> {
         };
         limit("slots", self.options.n_slots, feeds.len())?;
         limit("rows", self.options.step_rows, feeds.iter().map(|f| f.tokens.len()).sum())?;
-        let wanted = |f: &Feed<'_>| match f.wanted {
-            Wanted::Nothing => 0,
-            Wanted::Last(n) => n.min(f.tokens.len()),
-        };
-        limit("logit rows", self.options.logit_rows, feeds.iter().map(wanted).sum())?;
+        limit("logit rows", self.options.logit_rows, feeds.iter().map(Feed::n_wanted).sum())?;
         for (i, feed) in feeds.iter().enumerate() {
             limit("slot index", self.options.n_slots - 1, feed.slot)?;
             let again = feeds[..i].iter().any(|f| f.slot == feed.slot);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use engine::{Engine, Error, Feed, Info, Options, Result, Reuse, RowFormat, Wanted};
+use engine::{Engine, Error, Feed, Info, Options, Result, Reuse, RowFormat};
 use kvcache::PAGE_TOKENS;
 
 /// Writes the logits that follow a sequence of tokens. `logits` is zero before.
@@ -109,7 +109,7 @@ impl FakeEngine {
             if found <= max { Ok(()) } else { Err(Error::Step { what, max, found }) }
         };
         limit("rows", step_rows, feeds.iter().map(|f| f.tokens.len()).sum())?;
-        limit("logit rows", logit_rows, feeds.iter().map(wanted).sum())?;
+        limit("logit rows", logit_rows, feeds.iter().map(Feed::n_wanted).sum())?;
         for (i, feed) in feeds.iter().enumerate() {
             let is_again = feeds[..i].iter().any(|f| f.slot == feed.slot);
             limit("feeds of one slot", 1, 1 + usize::from(is_again))?;
@@ -148,7 +148,7 @@ impl Engine for FakeEngine {
         self.logits.clear();
         for feed in feeds {
             self.staged.push((feed.slot, feed.tokens.to_vec()));
-            let n_wanted = wanted(feed);
+            let n_wanted = feed.n_wanted();
             if n_wanted > 0 {
                 let sequence = [&self.slots[feed.slot], feed.tokens].concat();
                 for end in sequence.len() + 1 - n_wanted..=sequence.len() {
@@ -232,13 +232,6 @@ impl Engine for FakeEngine {
 
     fn available_pages(&self) -> usize {
         self.n_pages.saturating_sub(self.used_pages(&[]))
-    }
-}
-
-fn wanted(feed: &Feed<'_>) -> usize {
-    match feed.wanted {
-        Wanted::Nothing => 0,
-        Wanted::Last(n) => n.min(feed.tokens.len()),
     }
 }
 
