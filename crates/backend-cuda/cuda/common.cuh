@@ -20,15 +20,40 @@ typedef unsigned long long uint64_t;
 #include <stdint.h>
 #endif
 
-#define KERNEL(threads, name, Args) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
+#define DEVICE __device__ __forceinline__
+#define MEMBER __device__ __forceinline__
+
+// A kernel begins while the one before it still runs (src/driver/nvidia.rs asks for that), and waits
+// before its first statement until that one is done. One that is EARLY waits itself, by
+// `await_previous`, before it touches anything that another kernel writes or reads: what it loads
+// before are weights. Every thread of every kernel waits, so that a kernel that is done has all before
+// it done.
+DEVICE void await_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#define KERNEL_WITH(bounds, before, name, Args)                                                  \
+    DEVICE void name##_body(const Args& a);                                               \
+    extern "C" __global__ void __launch_bounds__ bounds name(const __grid_constant__ Args a) {   \
+        let_next_begin();                                                                        \
+        before;                                                                                  \
+        name##_body(a);                                                                          \
+    }                                                                                            \
+    DEVICE void name##_body(const Args& a)
+#define KERNEL(threads, name, Args) KERNEL_WITH((threads), await_previous(), name, Args)
 #define KERNEL_OCC(threads, blocks, name, Args) \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
+    KERNEL_WITH((threads, blocks), await_previous(), name, Args)
+#define KERNEL_EARLY(threads, blocks, name, Args) KERNEL_WITH((threads, blocks), , name, Args)
 #define SHARED __shared__
 #define DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) unsigned char name##_bytes[]; \
     T* const name = reinterpret_cast<T*>(name##_bytes)
-#define DEVICE __device__ __forceinline__
-#define MEMBER __device__ __forceinline__
 
 #endif
 

@@ -1,5 +1,7 @@
 // Hyper-connections: mixing values, collapse and expand.
-#include "common.cuh"
+#include "matmul/copy.cuh"
+#include "matmul/round.cuh"
+#include "step.cuh"
 
 struct MixArgs {
     const float* logits;
@@ -123,11 +125,13 @@ KERNEL(256, hc_expand, StreamArgs) {
     }
 }
 
-// From one site to the next in two launches, for few rows of four streams. The first expands and
-// leaves sums over a chunk of channels: the mixing projection's, and the streams' products with each
-// other, which hold both norms. The second mixes, collapses and norms.
+// From one site to the next in two launches, for few rows of four streams, and from the last site to
+// the head. The first expands and leaves sums over a chunk of channels: the mixing projection's, and
+// the streams' products with each other, which hold both norms. The second mixes, collapses, norms and
+// rounds.
 #define CHUNK 64
 #define PROJECTED 24
+#define HEAD_PROJECTED 4
 #define PRODUCTS 10
 #define SUMS (PROJECTED + PRODUCTS)
 
@@ -135,24 +139,70 @@ struct NextArgs {
     float* streams;
     const float* y;           // null: nothing to expand
     const float* old_mix;
-    const void* project;      // [24, 4 * hidden]
+    const void* project;      // [24, 4 * hidden], of the head [4, 4 * hidden]
     const float* base;
     const float* scale;
     const float* norm;
     float* sums;              // [rows, chunks, SUMS]
-    float* mix;
+    float* mix;               // null: the head's, whose rows are those that want logits
     float* x;
+    Records rounded;          // of x
+    StepView step;
     uint32_t hidden, project_type, rounds, n_chunks;
     float hc_eps, rms_eps;
+
+    // Where the streams of the launch's row r lie.
+    MEMBER float* row(uint32_t r) const {
+        return streams + uint64_t(mix ? r : step.logit_row(r)) * 4 * hidden;
+    }
 };
 
+// The sums of a chunk whose streams lie in z: the projected ones, then pairs of streams
+// 00 01 02 03 11 12 13 22 23 33.
+DEVICE void sum_chunk(const NextArgs& a, const float* z, uint32_t n_projected, float* sums) {
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (uint32_t m = warp; m < n_projected + PRODUCTS; m += 8) {
+        float sum = 0.0f;
+        if (m < n_projected) {
+            const uint64_t row = uint64_t(m) * 4 * a.hidden;
+#pragma unroll
+            for (uint32_t k = lane; k < 4 * CHUNK; k += 32) {
+                const uint32_t channel = blockIdx.x * CHUNK + k % CHUNK;
+                if (channel < a.hidden) {
+                    const uint64_t at = row + uint64_t(k / CHUNK) * a.hidden + channel;
+                    sum += z[k] * load_float(a.project, at, a.project_type);
+                }
+            }
+        } else {
+            uint32_t p = m - n_projected, first = 0;
+            while (p >= 4 - first) p -= 4 - first++;
+            const float* one = z + first * CHUNK;
+            const float* other = one + p * CHUNK;
+            sum = one[lane] * other[lane] + one[lane + 32] * other[lane + 32];
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) sums[m] = sum;
+    }
+}
+
+// Begins to bring a chunk's part of the projection to the second cache: 64 values of every stream.
+DEVICE void fetch_project(const NextArgs& a, uint32_t n_projected) {
+    const uint32_t size = a.project_type == FLOAT_F32 ? 4 : 2, n = n_projected * 4;
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
+        const uint64_t at = uint64_t(i) * a.hidden + blockIdx.x * CHUNK;
+        fetch_line(static_cast<const uint8_t*>(a.project) + at * size);
+        if (size == 4) fetch_line(static_cast<const uint8_t*>(a.project) + at * size + 128);
+    }
+}
+
 // grid: (chunks, rows)
-KERNEL(256, hc_expand_sums, NextArgs) {
+KERNEL_EARLY(256, 2, hc_expand_sums, NextArgs) {
     SHARED float old[4 * CHUNK];
     SHARED float z[4 * CHUNK];
-    const uint32_t t = threadIdx.x, s = t / CHUNK, i = blockIdx.x * CHUNK + t % CHUNK;
-    const uint32_t r = blockIdx.y, warp = t / 32, lane = t % 32;
-    float* stream = a.streams + (uint64_t(r) * 4 + s) * a.hidden + i;
+    if (blockIdx.y == 0) fetch_project(a, a.mix ? PROJECTED : HEAD_PROJECTED);
+    await_previous();
+    const uint32_t t = threadIdx.x, s = t / CHUNK, i = blockIdx.x * CHUNK + t % CHUNK, r = blockIdx.y;
+    float* stream = a.row(r) + uint64_t(s) * a.hidden + i;
     float v = i < a.hidden ? *stream : 0.0f;
     if (a.y) {
         old[t] = v;
@@ -170,29 +220,7 @@ KERNEL(256, hc_expand_sums, NextArgs) {
     z[t] = v;
     __syncthreads();
     float* sums = a.sums + (uint64_t(r) * a.n_chunks + blockIdx.x) * SUMS;
-    for (uint32_t m = warp; m < SUMS; m += 8) {
-        float sum = 0.0f;
-        if (m < PROJECTED) {
-            const uint64_t row = uint64_t(m) * 4 * a.hidden;
-#pragma unroll
-            for (uint32_t k = lane; k < 4 * CHUNK; k += 32) {
-                const uint32_t channel = blockIdx.x * CHUNK + k % CHUNK;
-                if (channel < a.hidden) {
-                    const uint64_t at = row + uint64_t(k / CHUNK) * a.hidden + channel;
-                    sum += z[k] * load_float(a.project, at, a.project_type);
-                }
-            }
-        } else {
-            // Pairs of streams: 00 01 02 03 11 12 13 22 23 33.
-            uint32_t p = m - PROJECTED, first = 0;
-            while (p >= 4 - first) p -= 4 - first++;
-            const float* one = z + first * CHUNK;
-            const float* other = one + p * CHUNK;
-            sum = one[lane] * other[lane] + one[lane + 32] * other[lane + 32];
-        }
-        sum = warp_sum(sum);
-        if (lane == 0) sums[m] = sum;
-    }
+    sum_chunk(a, z, a.mix ? PROJECTED : HEAD_PROJECTED, sums);
 }
 
 // The matrix of a site in every lane's registers: one pass over rows, one over columns, many times.
@@ -228,55 +256,69 @@ DEVICE void sinkhorn_4(float (&c)[16], float eps, uint32_t rounds) {
     }
 }
 
-// grid: (parts of a row and one more, rows). The one more writes the mixing values.
+// pre | post | comb of a row, from all sums. One warp.
+DEVICE void write_mix(const NextArgs& a, const float* total, const float (&pre)[4], float inverse) {
+    const uint32_t lane = threadIdx.x % 32;
+    float c[16];
+#pragma unroll
+    for (int k = 0; k < 16; k++) c[k] = total[8 + k] * inverse * a.scale[2] + a.base[8 + k];
+    sinkhorn_4(c, a.hc_eps, a.rounds);
+    float* mix = a.mix + uint64_t(blockIdx.y) * PROJECTED;
+    if (lane < 4) {
+        const float m = total[4 + lane] * inverse * a.scale[1] + a.base[4 + lane];
+        mix[4 + lane] = 2.0f * sigmoid(m);
+    }
+    if (lane > 0) return;
+#pragma unroll
+    for (int k = 0; k < 4; k++) mix[k] = pre[k];
+#pragma unroll
+    for (int k = 0; k < 16; k++) mix[8 + k] = c[k];
+}
+
+// The norm of the collapsed row, Σᵢ (Σₛ preₛ Xₛᵢ)², from the products of the streams.
+DEVICE float collapsed_factor(const NextArgs& a, const float* g, const float (&pre)[4]) {
+    float sum = pre[0] * pre[0] * g[0] + pre[1] * pre[1] * g[4] + pre[2] * pre[2] * g[7]
+        + pre[3] * pre[3] * g[9];
+    sum += 2.0f * (pre[0] * (pre[1] * g[1] + pre[2] * g[2] + pre[3] * g[3])
+                   + pre[1] * (pre[2] * g[5] + pre[3] * g[6]) + pre[2] * pre[3] * g[8]);
+    return 1.0f / sqrtf(fmaxf(sum, 0.0f) / float(a.hidden) + a.rms_eps);
+}
+
+// grid: (parts of 256 channels, and at a site one more, rows). The one more writes the mixing values.
 KERNEL(256, hc_mix_norm, NextArgs) {
     SHARED float total[SUMS];
+    SHARED float part[32];
     const uint32_t r = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t n_projected = a.mix ? PROJECTED : HEAD_PROJECTED;
     const float* sums = a.sums + uint64_t(r) * a.n_chunks * SUMS;
-    for (uint32_t m = warp; m < SUMS; m += 8) {
+    for (uint32_t m = warp; m < n_projected + PRODUCTS; m += 8) {
         float sum = 0.0f;
         for (uint32_t chunk = lane; chunk < a.n_chunks; chunk += 32) sum += sums[chunk * SUMS + m];
         sum = warp_sum(sum);
         if (lane == 0) total[m] = sum;
     }
     __syncthreads();
-    const float* g = total + PROJECTED;
+    const float* g = total + n_projected;
     const float square = (g[0] + g[4]) + (g[7] + g[9]);
     const float inverse = 1.0f / sqrtf(square / float(4 * a.hidden) + a.rms_eps);
     float pre[4];
     for (uint32_t s = 0; s < 4; s++) {
         pre[s] = sigmoid(total[s] * inverse * a.scale[0] + a.base[s]) + a.hc_eps;
     }
-    if (blockIdx.x + 1 == gridDim.x) {
-        if (warp > 0) return;
-        float c[16];
-#pragma unroll
-        for (int k = 0; k < 16; k++) c[k] = total[8 + k] * inverse * a.scale[2] + a.base[8 + k];
-        sinkhorn_4(c, a.hc_eps, a.rounds);
-        float* mix = a.mix + uint64_t(r) * PROJECTED;
-        if (lane < 4) {
-            const float m = total[4 + lane] * inverse * a.scale[1] + a.base[4 + lane];
-            mix[4 + lane] = 2.0f * sigmoid(m);
-        }
-        if (lane == 0) {
-#pragma unroll
-            for (int k = 0; k < 4; k++) mix[k] = pre[k];
-#pragma unroll
-            for (int k = 0; k < 16; k++) mix[8 + k] = c[k];
-        }
+    if (a.mix && blockIdx.x + 1 == gridDim.x) {
+        if (warp == 0) write_mix(a, total, pre, inverse);
         return;
     }
-    // Σᵢ (Σₛ preₛ Xₛᵢ)², from the products of the streams.
-    float collapsed = pre[0] * pre[0] * g[0] + pre[1] * pre[1] * g[4] + pre[2] * pre[2] * g[7]
-        + pre[3] * pre[3] * g[9];
-    collapsed += 2.0f * (pre[0] * (pre[1] * g[1] + pre[2] * g[2] + pre[3] * g[3])
-                         + pre[1] * (pre[2] * g[5] + pre[3] * g[6]) + pre[2] * pre[3] * g[8]);
-    const float factor = 1.0f / sqrtf(fmaxf(collapsed, 0.0f) / float(a.hidden) + a.rms_eps);
+    const float factor = collapsed_factor(a, g, pre);
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= a.hidden) return;
-    const float* streams = a.streams + uint64_t(r) * 4 * a.hidden + i;
-    float sum = 0.0f;
+    float v = 0.0f;
+    if (i < a.hidden) {
+        const float* streams = a.row(r) + i;
+        float sum = 0.0f;
 #pragma unroll
-    for (int s = 0; s < 4; s++) sum += pre[s] * streams[s * a.hidden];
-    a.x[uint64_t(r) * a.hidden + i] = a.norm[i] * (sum * factor);
+        for (int s = 0; s < 4; s++) sum += pre[s] * streams[s * a.hidden];
+        v = a.norm[i] * (sum * factor);
+        a.x[uint64_t(r) * a.hidden + i] = v;
+    }
+    a.rounded.put(uint64_t(r) * ((a.hidden + 255) / 256) + blockIdx.x, true, v, part);
 }

@@ -1,4 +1,5 @@
 // Which experts a row uses and with what weight.
+#include "matmul/copy.cuh"
 #include "step.cuh"
 
 struct RouteArgs {
@@ -42,16 +43,14 @@ DEVICE uint32_t block_best(float value, uint32_t index, float* values, uint32_t*
     return index;
 }
 
-// grid: rows. Shared: scores and biased scores of all experts.
-KERNEL(256, route, RouteArgs) {
-    DYNAMIC_SHARED(float, scores);
+// The choice of row r by a whole block, from its logits. `scores` holds two values an expert.
+DEVICE void choose(const RouteArgs& a, uint32_t r, float* scores) {
     SHARED float values[8];
     SHARED uint32_t indices[8];
     float* biased = scores + a.n_experts;
-    const uint32_t r = blockIdx.x;
     const float* logits = a.logits + uint64_t(r) * a.n_experts;
     for (uint32_t e = threadIdx.x; e < a.n_experts; e += blockDim.x) {
-        const float score = sqrtf(softplus(logits[e]));
+        const float score = sqrtf(softplus(__ldcg(logits + e)));
         scores[e] = score;
         biased[e] = a.table ? score : score + a.bias[e];
     }
@@ -83,4 +82,77 @@ KERNEL(256, route, RouteArgs) {
     for (uint32_t k = threadIdx.x; k < a.used; k += blockDim.x) {
         a.weights[uint64_t(r) * a.used + k] = scores[ids[k]] / sum * a.scale;
     }
+    __syncthreads();
+}
+
+// grid: rows. Shared: scores and biased scores of all experts.
+KERNEL(256, route, RouteArgs) {
+    DYNAMIC_SHARED(float, scores);
+    choose(a, blockIdx.x, scores);
+}
+
+struct RouterArgs {
+    RouteArgs route;
+    const float* x;           // [rows, hidden]
+    const void* gate;         // [experts, hidden]
+    uint32_t* done;           // blocks that are done: zero before and after
+    uint32_t gate_type, hidden, n_rows, pad;
+};
+
+#define ROUTER_WARPS 8
+
+// Eight weights from column i on.
+DEVICE void gate_weights(const RouterArgs& a, uint64_t at, float (&w)[8]) {
+    if (a.gate_type == FLOAT_F32) {
+        const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(a.gate) + at);
+        const float4 low = from[0], high = from[1];
+        w[0] = low.x, w[1] = low.y, w[2] = low.z, w[3] = low.w;
+        w[4] = high.x, w[5] = high.y, w[6] = high.z, w[7] = high.w;
+        return;
+    }
+    const uint4 bits = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(a.gate) + at);
+    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint16_t even = uint16_t(words[i]), odd = uint16_t(words[i] >> 16);
+        w[2 * i] = a.gate_type == FLOAT_F16 ? half_to_float(even) : bf16_to_float(even);
+        w[2 * i + 1] = a.gate_type == FLOAT_F16 ? half_to_float(odd) : bf16_to_float(odd);
+    }
+}
+
+// The logits of an expert a warp, for all rows; the block that is done last chooses. grid: experts / 8.
+// Shared: as `route`. The width is made of eights.
+KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
+    DYNAMIC_SHARED(float, scores);
+    SHARED uint32_t last;
+    const uint32_t lane = threadIdx.x % 32, n_experts = a.route.n_experts;
+    const uint32_t expert = blockIdx.x * ROUTER_WARPS + threadIdx.x / 32;
+    const uint64_t row_bytes = uint64_t(a.hidden) * (a.gate_type == FLOAT_F32 ? 4 : 2);
+    if (lane == 0 && expert < n_experts) {
+        fetch_to_cache(static_cast<const uint8_t*>(a.gate) + expert * row_bytes, row_bytes);
+    }
+    await_previous();
+    for (uint32_t r = 0; expert < n_experts && r < a.n_rows; r++) {
+        const float* x = a.x + uint64_t(r) * a.hidden;
+        float sum = 0.0f;
+#pragma unroll 4
+        for (uint32_t i = 8 * lane; i < a.hidden; i += 256) {
+            float w[8];
+            gate_weights(a, uint64_t(expert) * a.hidden + i, w);
+            const float4 low = *reinterpret_cast<const float4*>(x + i);
+            const float4 high = *reinterpret_cast<const float4*>(x + i + 4);
+            sum += w[0] * low.x + w[1] * low.y + w[2] * low.z + w[3] * low.w;
+            sum += w[4] * high.x + w[5] * high.y + w[6] * high.z + w[7] * high.w;
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) const_cast<float*>(a.route.logits)[uint64_t(r) * n_experts + expert] = sum;
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(a.done, 1u) + 1 == gridDim.x;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    if (threadIdx.x == 0) *a.done = 0;
+    for (uint32_t r = 0; r < a.n_rows; r++) choose(a.route, r, scores);
 }

@@ -11,7 +11,7 @@ use crate::kv::Kv;
 use crate::step::Mirror;
 use crate::weight::Weight;
 use crate::{
-    Cuda, Prepared, attend, attention_in, hyper_connection, index_top_k, matmul, mixture, rope_tail,
+    Cuda, Prepared, attend, attention, hyper_connection, index_top_k, matmul, mixture, rope_tail,
 };
 
 /// Rows of a step: blocks in a grid's second dimension.
@@ -36,7 +36,7 @@ impl Device for Cuda {
             + Mirror::bytes(shape)
             + matmul::Workspace::bytes(shape)
             + hyper_connection::Workspace::bytes(shape)
-            + attention_in::Workspace::bytes(shape)
+            + attention::Workspace::bytes(shape)
             + attend::Workspace::bytes(shape)
             + mixture::Workspace::bytes(shape)
             + index_top_k::Workspace::bytes(shape)
@@ -65,7 +65,7 @@ impl Device for Cuda {
             mirror: Mirror::new(&self.gpu, shape)?,
             products: matmul::Workspace::new(&self.gpu, shape)?,
             hyper_connection: hyper_connection::Workspace::new(&self.gpu, shape)?,
-            attention_in: attention_in::Workspace::new(&self.gpu, shape)?,
+            projections: attention::Workspace::new(&self.gpu, shape)?,
             attention: attend::Workspace::new(&self.gpu, shape)?,
             mixture: mixture::Workspace::new(&self.gpu, shape)?,
             index: index_top_k::Workspace::new(&self.gpu, shape)?,
@@ -105,6 +105,7 @@ impl Device for Cuda {
         // Forgetting `prepare` is a programmer's error.
         let Some(prepared) = &mut self.prepared else { panic!("prepare comes first") };
         let key = prepared.mirror.write(&self.gpu, step)?;
+        prepared.products.forget_records();
         self.gpu.begin(key)
     }
 

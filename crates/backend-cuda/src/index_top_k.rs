@@ -5,6 +5,7 @@ use backend::{Act, Ids, Pooled, Result, Shape};
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::kv::{Kv, PooledRows, RowFormat};
+use crate::rope_tail::RopeArgs;
 
 const QUERY: Kernel = Kernel::new("index_top_k", "index_query");
 const SCORES: Kernel = Kernel::new("index_top_k", "index_scores");
@@ -50,6 +51,7 @@ impl Workspace {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct IndexArgs {
+    rope: RopeArgs,
     q: DevicePtr,
     weights: DevicePtr,
     rounded: DevicePtr,
@@ -69,15 +71,18 @@ struct IndexArgs {
 // SAFETY: the struct of cuda/index_top_k.cu, without padding.
 unsafe impl Args for IndexArgs {}
 
+/// `rope`: the rotation that queries still lack.
 pub(crate) fn index_top_k(
     parts: &Parts<'_>,
     ids: &Ids<Buffer>,
     kv: (&Kv, usize),
     (q, weights): (&Act<Buffer>, &Act<Buffer>),
+    rope: Option<RopeArgs>,
     n_rows: usize,
 ) -> Result<()> {
     let (work, indexer) = (parts.index, &parts.shape.config.indexer);
     let mut args = IndexArgs {
+        rope: rope.unwrap_or_else(RopeArgs::none),
         q: q.buf.ptr(),
         weights: weights.buf.ptr(),
         rounded: work.rounded.ptr(),

@@ -15,6 +15,13 @@ struct GemvJob {
     uint32_t groups, first_group, group_panels;
     // Blocks before this job's.
     uint32_t first_block, unused;
+
+    // Its block `at`: part of the rows, and first panel.
+    MEMBER uint32_t first_panel(uint32_t at, uint32_t panels, uint32_t& group) const {
+        const uint32_t blocks = (group_panels + panels - 1) / panels;
+        group = at / blocks;
+        return (first_group + group) * (m.rows / groups) / CHUNK_ROWS + at % blocks * panels;
+    }
 };
 
 #define MAX_JOBS 8
@@ -22,7 +29,14 @@ struct GemvJob {
 struct GemvArgs {
     GemvJob jobs[MAX_JOBS];
     const uint32_t* grid;
-    uint32_t n_jobs, n_rows;
+    // Blocks that run at a time: a block fetches for that which takes its place.
+    uint32_t n_jobs, n_rows, n_blocks, ahead;
+
+    MEMBER uint32_t job_of(uint32_t block) const {
+        uint32_t which = 0;
+        while (which + 1 < n_jobs && block >= jobs[which + 1].first_block) which++;
+        return which;
+    }
 };
 
 #define WARPS 8
@@ -32,6 +46,16 @@ DEVICE uint32_t warps_of_panel(uint32_t chunks) {
     return chunks >= 8 ? 8 : chunks >= 4 ? 4 : chunks >= 2 ? 2 : 1;
 }
 
+// One thread begins to bring a block's weights to the second cache.
+DEVICE void fetch_block(const GemvArgs& a, uint32_t block) {
+    if (block >= a.n_blocks) return;
+    const GemvJob& job = a.jobs[a.job_of(block)];
+    const uint32_t panels = WARPS / warps_of_panel(chunks_of(job.m.cols));
+    uint32_t group;
+    const uint32_t first = job.first_panel(block - job.first_block, panels, group);
+    job.m.fetch_panels(0, first, panels);
+}
+
 // Up to ROWS rows: 4, or eights.
 template <int ROWS, uint32_t LAYOUTS>
 DEVICE void gemv(const GemvArgs& a) {
@@ -39,18 +63,19 @@ DEVICE void gemv(const GemvArgs& a) {
     SHARED uint4 levels[64];
     SHARED float sums[WARPS][GROUPS * 128];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint32_t which = 0;
-    while (which + 1 < a.n_jobs && blockIdx.x >= a.jobs[which + 1].first_block) which++;
-    const GemvJob& job = a.jobs[which];
+    const GemvJob& job = a.jobs[a.job_of(blockIdx.x)];
+    if (threadIdx.x == 0) {
+        if (blockIdx.x < a.ahead) fetch_block(a, blockIdx.x);
+        fetch_block(a, blockIdx.x + a.ahead);
+    }
     const Grid grid = {reinterpret_cast<const uint32_t*>(levels), job.m.layout == LAYOUT_IQ2_XXS};
     if (grid.needed) copy_grid(reinterpret_cast<uint32_t*>(levels), a.grid);
 
     const uint32_t warps = warps_of_panel(chunks_of(job.m.cols)), panels = WARPS / warps;
-    const uint32_t blocks = (job.group_panels + panels - 1) / panels;
-    const uint32_t block = blockIdx.x - job.first_block, group = block / blocks;
+    uint32_t group;
+    const uint32_t first_panel = job.first_panel(blockIdx.x - job.first_block, panels, group);
     const uint32_t group_rows = job.m.rows / job.groups;
     const uint32_t first_row = (job.first_group + group) * group_rows, end_row = first_row + group_rows;
-    const uint32_t first_panel = first_row / CHUNK_ROWS + block % blocks * panels;
 
     const Part part = {first_panel + warp / warps, warp % warps, warps};
     float acc[GROUPS][4];
@@ -60,7 +85,7 @@ DEVICE void gemv(const GemvArgs& a) {
         const Input in = {job.x + uint64_t(group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
         add_part<WIDE, LAYOUTS, GROUPS>(acc, job.m, in, part, grid);
     } else {
-        await_grid(grid.needed);
+        await_inputs(grid.needed);
     }
     const bool wide = WIDE || job.m.layout >= LAYOUT_F32;
 #pragma unroll
@@ -82,10 +107,11 @@ DEVICE void gemv(const GemvArgs& a) {
 }
 
 // The bits of a row are the same in all. A few bytes spill on sm_120, where the compiler packs less well:
+// spills: gemv_q8_0_floats_16
 // spills: gemv_q8_0_16
 // spills: gemv_q8_0_32
 #define GEMV(name, rows, LAYOUTS) \
-    KERNEL_OCC(256, 2, name##_##rows, GemvArgs) { gemv<rows, LAYOUTS>(a); }
+    KERNEL_EARLY(256, 2, name##_##rows, GemvArgs) { gemv<rows, LAYOUTS>(a); }
 
 GEMV(gemv_q8_0, 4, SET(LAYOUT_Q8_0))
 GEMV(gemv_q8_0, 8, SET(LAYOUT_Q8_0))

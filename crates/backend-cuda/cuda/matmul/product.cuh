@@ -162,10 +162,11 @@ DEVICE void add_per_chunk(float (&acc)[4], const typename F::Raw& w, const uint4
     }
 }
 
-// Called by every thread of a block between the loads of its first weights and their use: what was
-// copied to shared memory before is there.
-DEVICE void await_grid(bool needed) {
-    if (!needed) return;
+// Called by every thread of a block between the loads of its first weights and their use: the
+// activations are there, and what was copied to shared memory before.
+DEVICE void await_inputs(bool grid_needed) {
+    await_previous();
+    if (!grid_needed) return;
     copies_wait<0>();
     __syncthreads();
 }
@@ -184,7 +185,7 @@ DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows ac
                        bool grid_needed) {
     const uint32_t record = F::KIND == PER_TILE ? ACT32_RECORD : ACT256_RECORD;
     const uint8_t* records = acts.records;
-    bool awaited = !grid_needed;
+    bool awaited = false;
     for (uint32_t chunk = first; chunk < n_chunks; chunk += F::DEPTH * step) {
         typename F::Raw w[F::DEPTH];
 #pragma unroll
@@ -193,7 +194,7 @@ DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows ac
             const uint32_t at = min(chunk + i * step, n_chunks - 1);
             F::load(w[i], Streamed{panel + uint64_t(at) * F::CHUNK}, threadIdx.x % 32);
         }
-        await_grid(!awaited);
+        if (!awaited) await_inputs(grid_needed);
         awaited = true;
 #pragma unroll
         for (int i = 0; i < F::DEPTH; i++) {
@@ -213,7 +214,7 @@ DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows ac
             }
         }
     }
-    await_grid(!awaited);
+    if (!awaited) await_inputs(grid_needed);
 }
 
 // Begins to put the magnitudes' levels of IQ2_XXS into shared memory.

@@ -14,6 +14,8 @@ use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 const MANY_ROWS: usize = 32;
 const MAX_JOBS: usize = 8;
 const WARPS: usize = 8;
+/// Blocks that a multiprocessor holds, as `gemv.cu` promises.
+const BLOCKS_PER_SM: usize = 2;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -38,6 +40,8 @@ struct GemvArgs {
     grid: DevicePtr,
     n_jobs: u32,
     n_rows: u32,
+    n_blocks: u32,
+    ahead: u32,
 }
 
 // SAFETY: `repr(C)`, as in `gemv.cu`; `unused` fills a job's padding.
@@ -146,6 +150,8 @@ impl Piece<'_> {
                 grid: ws.grid(),
                 n_jobs: jobs.len() as u32,
                 n_rows: n_rows as u32,
+                n_blocks: 0,
+                ahead: (BLOCKS_PER_SM * gpu.sms()) as u32,
             };
             let mut blocks = 0;
             for (slot, (out, w)) in args.jobs.iter_mut().zip(jobs) {
@@ -154,6 +160,7 @@ impl Piece<'_> {
                 let panels = WARPS / warps_of_panel(w.chunks());
                 blocks += self.groups.len() * (slot.group_panels as usize).div_ceil(panels);
             }
+            args.n_blocks = blocks as u32;
             let kernel = Kernel::new("matmul/gemv", name);
             gpu.launch(&kernel, Launch::new(blocks, 256), &args)?;
             row += n_rows;

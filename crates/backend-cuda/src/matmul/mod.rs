@@ -19,10 +19,10 @@ pub(crate) use experts::{mixture, routed_experts};
 pub use weights::Matrix;
 use weights::MatrixArgs;
 pub(crate) use weights::matrix_bytes;
-pub(crate) use workspace::Workspace;
+pub(crate) use workspace::{Records, Workspace};
 
 /// Columns of a chunk (`cuda/matmul/layout.cuh`).
-const CHUNK_COLS: usize = 256;
+pub(crate) const CHUNK_COLS: usize = 256;
 /// Rows that the kernels for few rows take.
 const FEW_ROWS: usize = 8;
 
