@@ -21,9 +21,30 @@ struct Bank {
 struct UpArgs {
     Bank banks[2];
     const uint32_t* grid;
+    // Blocks that run at a time: a block fetches for that which takes its place.
+    uint32_t ahead, unused;
 };
 
 #define UP_WARPS 4
+
+// One thread begins to bring panel `panel` of both matrices of a pair to the second cache.
+DEVICE void fetch_pair(const Bank& bank, uint32_t pair, uint32_t panel) {
+    if (pair >= bank.n_pairs) return;
+    const uint32_t id = bank.ids ? min(bank.ids[pair], bank.n_experts - 1) : 0;
+    bank.gate.fetch_panels(id, panel, 1);
+    bank.up.fetch_panels(id, panel, 1);
+}
+
+// Before the choice is known: the shared expert's panels, one for each of the first blocks.
+DEVICE void fetch_shared(const UpArgs& a) {
+    if (blockIdx.y == 0 && a.banks[1].n_pairs > 0) fetch_pair(a.banks[1], 0, blockIdx.x);
+}
+
+DEVICE void fetch_ahead(const UpArgs& a) {
+    const uint32_t block = blockIdx.y * gridDim.x + blockIdx.x + a.ahead;
+    const uint32_t pair = block / gridDim.x;
+    if (pair < a.banks[0].n_pairs) fetch_pair(a.banks[0], pair, block % gridDim.x);
+}
 
 // out = weight * silu(min(gate, clamp)) * clamp(up) of one panel of one pair. Half of the warps take
 // the gate, half the other matrix.
@@ -35,6 +56,9 @@ DEVICE void experts_up(const UpArgs& a) {
     const bool second = blockIdx.y >= a.banks[0].n_pairs;
     const Bank& bank = a.banks[second];
     const uint32_t pair = blockIdx.y - (second ? a.banks[0].n_pairs : 0), row = pair / bank.used;
+    if (threadIdx.x == 0) fetch_shared(a);
+    await_previous();
+    if (threadIdx.x == 0) fetch_ahead(a);
     const uint32_t id = bank.ids ? bank.ids[pair] : 0;
     const bool is_up = warp >= UP_WARPS;
     Matrix m = is_up ? bank.up : bank.gate;
@@ -83,9 +107,22 @@ struct DownArgs {
 #define DOWN_WARPS 8
 #define MAX_USED 16
 
+// One thread begins to bring the panels of all terms to the second cache; the shared one's before the
+// others are known.
+DEVICE void fetch_terms(const DownArgs& a) {
+    if (a.shared_x) a.shared_down.fetch_panels(0, blockIdx.x, 1);
+    await_previous();
+    for (uint32_t i = 0; i < a.used; i++) {
+        const uint32_t id = a.ids ? min(a.ids[blockIdx.y * a.used + i], a.n_experts - 1) : 0;
+        a.down.fetch_panels(id, blockIdx.x, 1);
+    }
+}
+
 // The sum over a row's experts, in the order of their selection, of one panel.
 template <uint32_t LAYOUTS>
 DEVICE void experts_down(const DownArgs& a) {
+    if (threadIdx.x == 0) fetch_terms(a);
+    await_previous();
     SHARED uint4 levels[64];
     SHARED float sums[MAX_USED + 1][DOWN_WARPS][CHUNK_ROWS];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.y;
@@ -124,8 +161,8 @@ DEVICE void experts_down(const DownArgs& a) {
 
 // With the layouts of published files and a shared expert in Q8_0, and for everything.
 #define EXPERTS(name, blocks, LAYOUTS)                                                \
-    KERNEL_OCC(256, blocks, up_##name, UpArgs) { experts_up<LAYOUTS>(a); }            \
-    KERNEL_OCC(256, blocks, down_##name, DownArgs) { experts_down<LAYOUTS>(a); }
+    KERNEL_EARLY(256, blocks, up_##name, UpArgs) { experts_up<LAYOUTS>(a); }          \
+    KERNEL_EARLY(256, blocks, down_##name, DownArgs) { experts_down<LAYOUTS>(a); }
 
 EXPERTS(iq2_xxs, 2, SET(LAYOUT_IQ2_XXS) | SET(LAYOUT_Q8_0))
 EXPERTS(q2_k, 2, SET(LAYOUT_Q2_K) | SET(LAYOUT_Q8_0))

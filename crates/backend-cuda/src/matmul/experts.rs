@@ -2,6 +2,7 @@
 
 use backend::{Act, ExpertWeights, Result, Routing};
 
+use super::gemv::BLOCKS_PER_SM;
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::{FEW_ROWS, Workspace, sorted, unsupported};
@@ -34,6 +35,8 @@ struct BankArgs {
 struct UpArgs {
     banks: [BankArgs; 2],
     grid: DevicePtr,
+    ahead: u32,
+    unused: u32,
 }
 
 // SAFETY: `repr(C)`, as in `experts.cu`, without padding.
@@ -231,7 +234,12 @@ impl Rows<'_> {
         x.round(gpu, ws, banks().flat_map(|b| [b.gate.layout(), b.up.layout()]))?;
         let pairs = n_rows * bank.used();
         let shared_args = shared.map(|s| self.bank(&x, s, first, pairs)).unwrap_or_default();
-        let up = UpArgs { banks: [self.bank(&x, bank, first, 0), shared_args], grid: ws.grid() };
+        let up = UpArgs {
+            banks: [self.bank(&x, bank, first, 0), shared_args],
+            grid: ws.grid(),
+            ahead: (BLOCKS_PER_SM * gpu.sms()) as u32,
+            unused: 0,
+        };
         let all_pairs = pairs + shared.map_or(0, |_| n_rows);
         let layouts = banks().flat_map(|b| [b.gate.layout(), b.up.layout()]);
         gpu.launch(&kernels(layouts).0, Launch::grid2(inner.div_ceil(16), all_pairs, 256), &up)?;

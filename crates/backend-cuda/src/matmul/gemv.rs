@@ -15,7 +15,7 @@ const MANY_ROWS: usize = 32;
 const MAX_JOBS: usize = 8;
 const WARPS: usize = 8;
 /// Blocks that a multiprocessor holds, as `gemv.cu` promises.
-const BLOCKS_PER_SM: usize = 2;
+pub(super) const BLOCKS_PER_SM: usize = 2;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
