@@ -178,6 +178,24 @@ DEVICE ActRows group_of(const ActRows& acts, int group) {
             acts.n_rows > before ? acts.n_rows - before : 0};
 }
 
+// One chunk, for GROUPS times 8 rows, or 4; `acts` begins with the chunk's records.
+template <class F, int WIDE, int GROUPS>
+DEVICE void add_chunk(float (&acc)[GROUPS][4], const typename F::Raw& w, const ActRows& acts,
+                      const uint32_t* grid) {
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        const ActRows rows = group_of(acts, group);
+        if (group > 0 && rows.n_rows == 0) break;
+        uint4 x[4];
+        load_codes<WIDE>(x, rows);
+        if constexpr (F::KIND == PER_TILE) {
+            add_per_tile<F, WIDE>(acc[group], w, x, rows, grid);
+        } else {
+            add_per_chunk<F, WIDE>(acc[group], w, x, rows, grid);
+        }
+    }
+}
+
 // Chunks `first`, `first + step`, ... of a panel, for GROUPS times 8 rows, or 4.
 template <class F, int WIDE, int GROUPS>
 DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows acts,
@@ -200,18 +218,7 @@ DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows ac
         for (int i = 0; i < F::DEPTH; i++) {
             if (chunk + i * step >= n_chunks) break;
             acts.records = records + (chunk + i * step) * record;
-#pragma unroll
-            for (int group = 0; group < GROUPS; group++) {
-                const ActRows rows = group_of(acts, group);
-                if (group > 0 && rows.n_rows == 0) break;
-                uint4 x[4];
-                load_codes<WIDE>(x, rows);
-                if constexpr (F::KIND == PER_TILE) {
-                    add_per_tile<F, WIDE>(acc[group], w[i], x, rows, grid);
-                } else {
-                    add_per_chunk<F, WIDE>(acc[group], w[i], x, rows, grid);
-                }
-            }
+            add_chunk<F, WIDE, GROUPS>(acc, w[i], acts, grid);
         }
     }
     if (!awaited) await_inputs(grid_needed);
