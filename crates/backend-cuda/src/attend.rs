@@ -6,6 +6,12 @@ use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::kv::{Kv, PooledRows, RowFormat, WindowRows};
 
+const WIDE: Kernel = Kernel::new("attend_wide", "attend_wide");
+/// Heads of a block of `attend_wide`, the channels that it takes, its threads and its shared memory.
+const WIDE_HEADS: usize = 64;
+const WIDE_DIM: u32 = 512;
+const WIDE_THREADS: u32 = 384;
+const WIDE_SHARED: usize = (64 * 512 * 2) * 3 + 64 * 128 + 2 * 64 * 4 + 64 + 1024;
 const COMBINE: Kernel = Kernel::new("attend", "attend_combine");
 
 /// Keys that a block decodes together, and its heads.
@@ -77,6 +83,15 @@ fn splits(parts: &Parts<'_>, n_rows: usize, head_blocks: usize, keys_max: usize)
     tiles.div_ceil(tiles.div_ceil(wanted))
 }
 
+/// Whether the kernel for many rows can do it, and its blocks fill half of the device.
+fn is_wide(parts: &Parts<'_>, f: &RowFormat, n_heads: usize, n_rows: usize) -> bool {
+    parts.gpu.arch() == 90
+        && parts.gpu.description().shared_max >= WIDE_SHARED
+        && f.is_pieces(WIDE_DIM)
+        && n_heads.is_multiple_of(WIDE_HEADS)
+        && 2 * n_rows * (n_heads / WIDE_HEADS) >= parts.gpu.sms()
+}
+
 pub(crate) fn attend(
     parts: &Parts<'_>,
     (out, q): (&Act<Buffer>, &Act<Buffer>),
@@ -117,6 +132,10 @@ pub(crate) fn attend(
         scale: 1.0 / (dim as f32).sqrt(),
         pad: 0,
     };
+    if is_wide(parts, &format, n_heads, n_rows) {
+        let launch = Launch::grid2(n_heads / WIDE_HEADS, n_rows, WIDE_THREADS).shared(WIDE_SHARED);
+        return parts.gpu.launch(&WIDE, launch, &args);
+    }
     let launch = Launch::grid3(blocks, n_rows, n_splits, 256).shared(shared_bytes(dim));
     parts.gpu.launch(&kernel(dim), launch, &args)?;
     if n_splits > 1 {

@@ -1,10 +1,10 @@
-//! Router, routed experts and the shared expert, for few rows.
+//! Router, routed experts and the shared expert.
 
 use backend::{Act, Ids, MoeWeights, Result, RouterWeights, Routing, Shape};
 
 use crate::gpu::{Buffer, Gpu};
 use crate::route::{self, Choice};
-use crate::{Cuda, FEW_ROWS, Parts, matmul};
+use crate::{Cuda, Parts, matmul};
 
 /// The router's output, and the choice.
 pub(crate) struct Workspace {
@@ -15,7 +15,7 @@ pub(crate) struct Workspace {
 /// Rows, experts, and experts of a row.
 fn sizes(shape: &Shape) -> (usize, usize, usize) {
     let c = &shape.config;
-    (shape.limits.step_rows.min(FEW_ROWS), c.n_experts, c.n_experts_used)
+    (shape.limits.step_rows, c.n_experts, c.n_experts_used)
 }
 
 impl Workspace {

@@ -15,7 +15,7 @@ use crate::route::Choice;
 use crate::weight::Weight;
 use crate::{
     Cuda, FEW_ROWS, attend, attention_in, compress, embed, hyper_connection, index_top_k, matmul,
-    mixture, norm, rope_tail, route, swiglu,
+    mixture, norm, projections, rope_tail, route, swiglu,
 };
 
 impl Ops for Cuda {
@@ -267,6 +267,9 @@ impl Ops for Cuda {
         w: &AttentionWeights<Self>,
         step: &Step,
     ) -> Result<()> {
+        if step.rows.len() > FEW_ROWS && matmul::has_wide(&self.gpu) {
+            return projections::attn_in(&self.parts(), out, x, w, step.rows.len());
+        }
         if step.rows.len() > FEW_ROWS {
             return defaults::attn_in(self, out, x, w, step);
         }
@@ -280,7 +283,7 @@ impl Ops for Cuda {
         w: &MoeWeights<Self>,
         step: &Step,
     ) -> Result<()> {
-        if step.rows.len() > FEW_ROWS {
+        if step.rows.len() > FEW_ROWS && !matmul::has_wide(&self.gpu) {
             return defaults::moe(self, y, x, w, step);
         }
         mixture::moe(&self.parts(), y, x, w, step.rows.len())
