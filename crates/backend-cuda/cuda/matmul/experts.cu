@@ -1,50 +1,8 @@
 // The chosen experts of few rows: each pair of a row and an expert is computed by itself, so that a
-// row's bits do not depend on others.
-#include "panel.cuh"
-
-// Experts that the same rows go through. The shared expert is a bank of one.
-struct Bank {
-    Matrix gate, up;
-    // Activations of the rows, for either matrix.
-    const uint8_t *gate_x, *up_x;
-    // [pairs]: expert and what the pair counts. Null: expert 0, once.
-    const uint32_t* ids;
-    const float* weights;
-    // [pairs, rows of gate]
-    float* out;
-    uint32_t gate_row_bytes, up_row_bytes;
-    // Experts of a row, experts there are, pairs.
-    uint32_t used, n_experts, n_pairs;
-    float clamp;
-};
-
-struct UpArgs {
-    Bank banks[2];
-    const uint32_t* grid;
-    // Blocks that run at a time: a block fetches for that which takes its place.
-    uint32_t ahead, unused;
-};
+// row's bits do not depend on others. Devices with the bulk copy engine run experts_ring.cu instead.
+#include "experts.cuh"
 
 #define UP_WARPS 4
-
-// One thread begins to bring panel `panel` of both matrices of a pair to the second cache.
-DEVICE void fetch_pair(const Bank& bank, uint32_t pair, uint32_t panel) {
-    if (pair >= bank.n_pairs) return;
-    const uint32_t id = bank.ids ? min(bank.ids[pair], bank.n_experts - 1) : 0;
-    bank.gate.fetch_panels(id, panel, 1);
-    bank.up.fetch_panels(id, panel, 1);
-}
-
-// Before the choice is known: the shared expert's panels, one for each of the first blocks.
-DEVICE void fetch_shared(const UpArgs& a) {
-    if (blockIdx.y == 0 && a.banks[1].n_pairs > 0) fetch_pair(a.banks[1], 0, blockIdx.x);
-}
-
-DEVICE void fetch_ahead(const UpArgs& a) {
-    const uint32_t block = blockIdx.y * gridDim.x + blockIdx.x + a.ahead;
-    const uint32_t pair = block / gridDim.x;
-    if (pair < a.banks[0].n_pairs) fetch_pair(a.banks[0], pair, block % gridDim.x);
-}
 
 // out = weight * silu(min(gate, clamp)) * clamp(up) of one panel of one pair. Half of the warps take
 // the gate, half the other matrix.
@@ -56,9 +14,7 @@ DEVICE void experts_up(const UpArgs& a) {
     const bool second = blockIdx.y >= a.banks[0].n_pairs;
     const Bank& bank = a.banks[second];
     const uint32_t pair = blockIdx.y - (second ? a.banks[0].n_pairs : 0), row = pair / bank.used;
-    if (threadIdx.x == 0) fetch_shared(a);
     await_previous();
-    if (threadIdx.x == 0) fetch_ahead(a);
     const uint32_t id = bank.ids ? bank.ids[pair] : 0;
     const bool is_up = warp >= UP_WARPS;
     Matrix m = is_up ? bank.up : bank.gate;
@@ -84,44 +40,15 @@ DEVICE void experts_up(const UpArgs& a) {
         gate += sums[w][threadIdx.x];
         up += sums[UP_WARPS + w][threadIdx.x];
     }
-    // An id that the file should not have makes values that nobody takes for an answer.
-    const float weight = id >= bank.n_experts ? __uint_as_float(0x7fc00000)
-                         : bank.weights       ? bank.weights[pair]
-                                              : 1.0f;
+    const float weight = pair_weight(bank, pair, id);
     bank.out[uint64_t(pair) * m.rows + at] = weight * swiglu_value(gate, up, bank.clamp);
 }
 
-struct DownArgs {
-    // The experts of a row, then the shared one; its layout is ignored when `shared` is null.
-    Matrix down, shared_down;
-    // Activations of the pairs, and of the rows.
-    const uint8_t *x, *shared_x;
-    const uint32_t *ids, *grid;
-    // [rows, rows of down]
-    float* out;
-    uint32_t row_bytes, shared_row_bytes, used, n_experts;
-    // Whether the sum is added to what is there.
-    uint32_t add, unused;
-};
-
 #define DOWN_WARPS 8
-#define MAX_USED 16
-
-// One thread begins to bring the panels of all terms to the second cache; the shared one's before the
-// others are known.
-DEVICE void fetch_terms(const DownArgs& a) {
-    if (a.shared_x) a.shared_down.fetch_panels(0, blockIdx.x, 1);
-    await_previous();
-    for (uint32_t i = 0; i < a.used; i++) {
-        const uint32_t id = a.ids ? min(a.ids[blockIdx.y * a.used + i], a.n_experts - 1) : 0;
-        a.down.fetch_panels(id, blockIdx.x, 1);
-    }
-}
 
 // The sum over a row's experts, in the order of their selection, of one panel.
 template <uint32_t LAYOUTS>
 DEVICE void experts_down(const DownArgs& a) {
-    if (threadIdx.x == 0) fetch_terms(a);
     await_previous();
     SHARED uint4 levels[64];
     SHARED float sums[MAX_USED + 1][DOWN_WARPS][CHUNK_ROWS];

@@ -2,58 +2,14 @@
 //
 // One launch serves several matrices of any formats. A block takes one panel of 16 rows of a matrix,
 // or several when they are short; its warps share a panel's chunks. The partial sums are added in the
-// order of the warps.
-#include "panel.cuh"
-
-struct GemvJob {
-    Matrix m;
-    const uint8_t* x;
-    float* out;
-    // Bytes between rows and between slices of x; floats between rows of out.
-    uint32_t x_row_bytes, x_slice_bytes, out_stride;
-    // Equal parts of the rows: slice i of x meets part `first_group` + i. Panels that may lie in one.
-    uint32_t groups, first_group, group_panels;
-    // Blocks before this job's.
-    uint32_t first_block, unused;
-
-    // Its block `at`: part of the rows, and first panel.
-    MEMBER uint32_t first_panel(uint32_t at, uint32_t panels, uint32_t& group) const {
-        const uint32_t blocks = (group_panels + panels - 1) / panels;
-        group = at / blocks;
-        return (first_group + group) * (m.rows / groups) / CHUNK_ROWS + at % blocks * panels;
-    }
-};
-
-#define MAX_JOBS 8
-
-struct GemvArgs {
-    GemvJob jobs[MAX_JOBS];
-    const uint32_t* grid;
-    // Blocks that run at a time: a block fetches for that which takes its place.
-    uint32_t n_jobs, n_rows, n_blocks, ahead;
-
-    MEMBER uint32_t job_of(uint32_t block) const {
-        uint32_t which = 0;
-        while (which + 1 < n_jobs && block >= jobs[which + 1].first_block) which++;
-        return which;
-    }
-};
+// order of the warps. Devices with the bulk copy engine run gemv_ring.cu instead.
+#include "gemv.cuh"
 
 #define WARPS 8
 
 // Warps that share a panel: a function of the width alone.
 DEVICE uint32_t warps_of_panel(uint32_t chunks) {
     return chunks >= 8 ? 8 : chunks >= 4 ? 4 : chunks >= 2 ? 2 : 1;
-}
-
-// One thread begins to bring a block's weights to the second cache.
-DEVICE void fetch_block(const GemvArgs& a, uint32_t block) {
-    if (block >= a.n_blocks) return;
-    const GemvJob& job = a.jobs[a.job_of(block)];
-    const uint32_t panels = WARPS / warps_of_panel(chunks_of(job.m.cols));
-    uint32_t group;
-    const uint32_t first = job.first_panel(block - job.first_block, panels, group);
-    job.m.fetch_panels(0, first, panels);
 }
 
 // Up to ROWS rows: 4, or eights.
@@ -64,25 +20,19 @@ DEVICE void gemv(const GemvArgs& a) {
     SHARED float sums[WARPS][GROUPS * 128];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const GemvJob& job = a.jobs[a.job_of(blockIdx.x)];
-    if (threadIdx.x == 0) {
-        if (blockIdx.x < a.ahead) fetch_block(a, blockIdx.x);
-        fetch_block(a, blockIdx.x + a.ahead);
-    }
     const Grid grid = {reinterpret_cast<const uint32_t*>(levels), job.m.layout == LAYOUT_IQ2_XXS};
     if (grid.needed) copy_grid(reinterpret_cast<uint32_t*>(levels), a.grid);
 
     const uint32_t warps = warps_of_panel(chunks_of(job.m.cols)), panels = WARPS / warps;
-    uint32_t group;
-    const uint32_t first_panel = job.first_panel(blockIdx.x - job.first_block, panels, group);
-    const uint32_t group_rows = job.m.rows / job.groups;
-    const uint32_t first_row = (job.first_group + group) * group_rows, end_row = first_row + group_rows;
+    const Unit unit = job.unit(blockIdx.x - job.first_unit, panels);
+    const uint32_t first_panel = unit.first_panel, first_row = unit.first_row, end_row = unit.end_row;
 
     const Part part = {first_panel + warp / warps, warp % warps, warps};
     float acc[GROUPS][4];
 #pragma unroll
     for (int i = 0; i < GROUPS * 4; i++) acc[i / 4][i % 4] = 0;
     if (part.panel * CHUNK_ROWS < end_row) {
-        const Input in = {job.x + uint64_t(group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
+        const Input in = {job.x + uint64_t(unit.group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
         add_part<WIDE, LAYOUTS, GROUPS>(acc, job.m, in, part, grid);
     } else {
         await_inputs(grid.needed);

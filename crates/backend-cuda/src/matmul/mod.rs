@@ -7,6 +7,7 @@
 mod experts;
 mod gemm;
 mod gemv;
+mod ring;
 mod round;
 mod sorted;
 mod weights;
