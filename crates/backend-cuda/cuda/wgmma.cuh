@@ -49,6 +49,7 @@ template <int LEFT>
 DEVICE void wgmma_wait() {}
 template <int N>
 DEVICE void wgmma_hold(float (&)[N]) {}
+DEVICE void wgmma_made(uint32_t (&)[4]) {}
 DEVICE void written_for_wgmma() {}
 
 // k in rows of 128 bytes; `at` is the step's first k.
@@ -117,7 +118,7 @@ struct LeftBox {
     uint32_t a[4];
 };
 
-template <int N>
+template <int N, int ADD = 1>
 DEVICE void wgmma(float (&c)[N / 2], const uint32_t (&a)[4], const RightTile& b) {
     SHARED LeftBox boxes[32][32];
     LeftBox* warp = boxes[threadIdx.x / 32];
@@ -139,7 +140,7 @@ DEVICE void wgmma(float (&c)[N / 2], const uint32_t (&a)[4], const RightTile& b)
                 *reinterpret_cast<const uint16_t*>(b.base + swizzled(column, b.at + k));
             sum += rows[i / 2 % 2][k] * half_to_float(bits);
         }
-        c[i] += sum;
+        c[i] = ADD ? c[i] + sum : sum;
     }
     __syncwarp();
 }
@@ -186,6 +187,11 @@ DEVICE void wgmma_hold(float (&c)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(c[i])::"memory");
 }
+// Makes left operands before the products that follow, not in between.
+DEVICE void wgmma_made(uint32_t (&a)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) asm volatile("" : "+r"(a[i])::"memory");
+}
 // What threads have stored to shared memory becomes visible to the tensor cores.
 DEVICE void written_for_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -229,25 +235,25 @@ DEVICE void registers_less() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;
     "%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,"   \
     "%123,%124,%125,%126,%127"
 
-// c += a b.
-template <int N>
+// c += a b, or without ADD c = a b.
+template <int N, int ADD = 1>
 DEVICE void wgmma(float (&c)[N / 2], const uint32_t (&a)[4], RightTile b) {
     static_assert(N == 64 || N == 128 || N == 256, "a width that is written out");
     if constexpr (N == 64) {
         asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" NAMES_32
-                     "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 0;"
+                     "}, {%32,%33,%34,%35}, %36, %37, 1, 1, 0;"
                      : OUT32(c, 0)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
     } else if constexpr (N == 128) {
         asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" NAMES_64
-                     "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 0;"
+                     "}, {%64,%65,%66,%67}, %68, %69, 1, 1, 0;"
                      : OUT32(c, 0), OUT32(c, 32)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
     } else {
         asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" NAMES_128
-                     "}, {%128,%129,%130,%131}, %132, 1, 1, 1, 0;"
+                     "}, {%128,%129,%130,%131}, %132, %133, 1, 1, 0;"
                      : OUT32(c, 0), OUT32(c, 32), OUT32(c, 64), OUT32(c, 96)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
     }
 }
 

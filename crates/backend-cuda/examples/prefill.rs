@@ -303,6 +303,9 @@ fn tensor(ty: TensorType, experts: usize, rows: usize, cols: usize) -> HostTenso
         _ => (0..bytes.div_ceil(2)).for_each(|i| data.extend(word(i).to_le_bytes())),
     }
     data.truncate(bytes);
+    if ty == TensorType::Mxfp4 {
+        data.iter_mut().step_by(17).for_each(|exponent| *exponent = 118 + *exponent % 4);
+    }
     let data = TensorData::from_vec(data);
     HostTensor { name: "made up".to_owned(), ty, rows, cols, experts, data }
 }

@@ -11,7 +11,12 @@ use crate::kv::Kv;
 use crate::step::Mirror;
 use crate::weight::Weight;
 use crate::{
+<<<<<<< HEAD
     Cuda, Prepared, attend, attention, hyper_connection, index_top_k, matmul, mixture, rope_tail,
+=======
+    Cuda, Prepared, attend, attention_in, hyper_connection, index_top_k, matmul, mixture,
+    rope_tail, site,
+>>>>>>> cuda2
 };
 
 /// Rows of a step: blocks in a grid's second dimension.
@@ -39,6 +44,7 @@ impl Device for Cuda {
             + attention::Workspace::bytes(shape)
             + attend::Workspace::bytes(shape)
             + mixture::Workspace::bytes(shape)
+            + site::Workspace::bytes(shape)
             + index_top_k::Workspace::bytes(&self.gpu, shape)
             + Kv::overhead(shape.config.n_layers() + 1, shape.limits.n_slots)
     }
@@ -68,6 +74,7 @@ impl Device for Cuda {
             projections: attention::Workspace::new(&self.gpu, shape)?,
             attention: attend::Workspace::new(&self.gpu, shape)?,
             mixture: mixture::Workspace::new(&self.gpu, shape)?,
+            site: site::Workspace::new(&self.gpu, shape)?,
             index: index_top_k::Workspace::new(&self.gpu, shape)?,
         });
         Ok(())

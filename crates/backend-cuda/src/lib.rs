@@ -23,6 +23,7 @@ mod ops;
 mod projections;
 mod rope_tail;
 mod route;
+mod site;
 mod step;
 mod swiglu;
 mod weight;
@@ -59,6 +60,7 @@ struct Prepared {
     projections: attention::Workspace,
     attention: attend::Workspace,
     mixture: mixture::Workspace,
+    site: site::Workspace,
     index: index_top_k::Workspace,
 }
 
@@ -102,6 +104,7 @@ impl Cuda {
             projections: &prepared.projections,
             attention: &prepared.attention,
             mixture: &prepared.mixture,
+            site: &prepared.site,
             index: &prepared.index,
         }
     }
@@ -117,6 +120,7 @@ struct Parts<'a> {
     projections: &'a attention::Workspace,
     attention: &'a attend::Workspace,
     mixture: &'a mixture::Workspace,
+    site: &'a site::Workspace,
     index: &'a index_top_k::Workspace,
 }
 

@@ -17,7 +17,7 @@ use crate::route::Choice;
 use crate::weight::Weight;
 use crate::{
     Cuda, FEW_ROWS, attend, compress, embed, hyper_connection, index_top_k, matmul, mixture, norm,
-    projections, rope_tail, route, swiglu,
+    projections, rope_tail, route, site, swiglu,
 };
 
 impl Ops for Cuda {
@@ -243,6 +243,9 @@ impl Ops for Cuda {
         if hyper_connection::is_fused(&parts, &site.hc, n_rows) {
             return hyper_connection::next(&parts, (x, mix), streams, None, site, n_rows);
         }
+        if site::has_next(&parts, site, n_rows) {
+            return site::next(&parts, (x, mix), streams, None, site, n_rows);
+        }
         defaults::hc_enter(self, x, mix, streams, site, step)
     }
 
@@ -258,6 +261,9 @@ impl Ops for Cuda {
         let (parts, n_rows) = (self.parts(), step.rows.len());
         if hyper_connection::is_fused(&parts, &next.hc, n_rows) {
             return hyper_connection::next(&parts, (x, mix), streams, Some(y), next, n_rows);
+        }
+        if site::has_next(&parts, next, n_rows) {
+            return site::next(&parts, (x, mix), streams, Some(y), next, n_rows);
         }
         self.hc_expand(streams, y, mix, step)?;
         defaults::hc_enter(self, x, mix, streams, next, step)

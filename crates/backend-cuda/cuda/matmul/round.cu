@@ -82,6 +82,8 @@ KERNEL(256, round_rows, RoundArgs) {
 struct HalvesArgs {
     const float* x;
     uint8_t* out;
+    // What the rounding took away, as f16 too; may be null.
+    uint8_t* rest;
     // What a row's products are multiplied with: [slice][row].
     float* factors;
     // Null, or where each of the `used` pairs of a row goes: its place, and how many rows further on the
@@ -125,11 +127,13 @@ KERNEL(256, halves_rows, HalvesArgs) {
         } else {
             for (uint32_t i = 0; i < 8; i++) v[i] = first + i < a.cols ? x[first + i] : 0.0f;
         }
-        uint32_t words[4];
+        uint32_t words[4], rest[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int c = i / 2 * 4 + i % 2;
-            words[i] = two_halves(v[c] * scale, v[c + 2] * scale);
+            const float low = v[c] * scale, high = v[c + 2] * scale;
+            words[i] = two_halves(low, high);
+            rest[i] = two_halves(low - low_half(words[i]), high - high_half(words[i]));
         }
         for (uint32_t copy = 0; copy < copies; copy++) {
             uint32_t place = row;
@@ -139,12 +143,13 @@ KERNEL(256, halves_rows, HalvesArgs) {
                 if (place == 0xffffffffu) continue;
                 place += a.gaps[a.ids[pair]];
             }
-            uint8_t* out = a.out + (uint64_t(slice) * a.steps + first / 64) * a.rows * 128;
+            const uint64_t step = (uint64_t(slice) * a.steps + first / 64) * a.rows * 128;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const uint32_t at = first % 64 / 32 * 32 + half_place(first % 32 + i / 2 * 4 + i % 2);
-                *reinterpret_cast<uint32_t*>(out + uint64_t(place) / 8 * 1024 + swizzled(place % 8, at)) =
-                    words[i];
+                const uint64_t to = step + uint64_t(place) / 8 * 1024 + swizzled(place % 8, at);
+                *reinterpret_cast<uint32_t*>(a.out + to) = words[i];
+                if (a.rest) *reinterpret_cast<uint32_t*>(a.rest + to) = rest[i];
             }
             if (first == 0) a.factors[uint64_t(slice) * a.rows + place] = factor;
         }

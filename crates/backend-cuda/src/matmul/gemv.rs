@@ -216,20 +216,27 @@ impl Piece<'_> {
         jobs: &[(&Act<Buffer>, &Matrix)],
     ) -> Result<()> {
         let groups = Groups { all: self.n_groups, first: self.groups.start, n: self.groups.len() };
-        let can = |w: &Matrix| wide::can(gpu, w.layout());
+        let is_f16 = |w: &Matrix| wide::can_f16(gpu, ws, w, values);
+        let can = |w: &Matrix| wide::can(gpu, w.layout()) || is_f16(w);
         let halves = match jobs.iter().any(|(_, w)| can(w)) {
-            true => wide::round(gpu, ws, values)?,
+            true => wide::round(gpu, ws, values, jobs.iter().any(|(_, w)| is_f16(w)))?,
             false => None,
         };
         let is_wide = |w: &Matrix| halves.is_some() && can(w);
         values.round(gpu, ws, jobs.iter().filter(|(_, w)| !is_wide(w)).map(|(_, w)| w.layout()))?;
-        jobs.iter().try_for_each(|(out, w)| {
+        let mut f16 = Vec::new();
+        for (out, w) in jobs {
             let to = gemm::rows_of(out, self.rows.start);
             match &halves {
-                Some(x) if can(w) => wide::product(gpu, ws, (x, values.n_rows), w, to, &groups),
-                _ => gemm::product(gpu, ws, values, w, to, &groups),
+                Some(_) if is_f16(w) => f16.push((*w, to)),
+                Some(x) if can(w) => wide::product(gpu, ws, (x, values.n_rows), w, to, &groups)?,
+                _ => gemm::product(gpu, ws, values, w, to, &groups)?,
             }
-        })
+        }
+        match &halves {
+            Some(x) => wide::products_f16(gpu, (x, values.n_rows, values.cols), &f16),
+            None => Ok(()),
+        }
     }
 
     fn job(

@@ -22,6 +22,11 @@ const WIDE: usize = 128;
 const NARROW: usize = 64;
 /// Weights are multiplied by it on their way to f16 (`halves.cuh`).
 const GAIN: f32 = 64.0;
+/// Jobs of a launch, weight and activation rows of a block, and its shared memory (`gemm_wide_f16.cu`).
+const F16_JOBS: usize = 8;
+const F16_ROWS: usize = 128;
+const F16_COLUMNS: usize = 64;
+const F16_SHARED: usize = 5 * 2 * F16_COLUMNS * STEP_BYTES + 1024;
 /// Largest f16 that gated values may become.
 const HIDDEN_MAX: f32 = 60_000.0;
 
@@ -30,6 +35,7 @@ const HIDDEN_MAX: f32 = 60_000.0;
 struct HalvesArgs {
     x: DevicePtr,
     out: DevicePtr,
+    rest: DevicePtr,
     factors: DevicePtr,
     places: DevicePtr,
     ids: DevicePtr,
@@ -77,6 +83,33 @@ struct ExpertsWideArgs {
     unused: u32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct F16Job {
+    w: DevicePtr,
+    out: DevicePtr,
+    rows: u32,
+    out_stride: u32,
+    first_block: u32,
+    unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct F16Args {
+    jobs: [F16Job; F16_JOBS],
+    x: DevicePtr,
+    rest: DevicePtr,
+    factors: DevicePtr,
+    x_step: u64,
+    n_jobs: u32,
+    cols: u32,
+    n_rows: u32,
+    unused: u32,
+}
+
+// SAFETY: `repr(C)`, as in `gemm_wide_f16.cu`; the last field fills the padding.
+unsafe impl Args for F16Args {}
 // SAFETY: `repr(C)`, as in `round.cu`; the last field fills the padding.
 unsafe impl Args for HalvesArgs {}
 // SAFETY: `repr(C)`, as in `gemm_wide.cu`; the last field fills the padding.
@@ -151,10 +184,11 @@ fn kernels(layout: Layout, columns: usize) -> Option<Kernels> {
     })
 }
 
-/// Rows as f16: `[slice][64 columns][row]`.
+/// Rows as f16: `[slice][64 columns][row]`; what the rounding took away, if it was asked for.
 #[derive(Clone, Copy)]
 pub(super) struct Halves {
     x: DevicePtr,
+    rest: DevicePtr,
     factors: DevicePtr,
     rows: usize,
 }
@@ -176,15 +210,31 @@ pub(super) fn slots(n_pairs: usize, n_experts: usize) -> usize {
     (n_pairs + 7 * n_experts.min(n_pairs)).next_multiple_of(8) + WIDE
 }
 
-/// Rounds rows; `None` when they do not fit into the workspace.
-pub(super) fn round(gpu: &Gpu, ws: &Workspace, values: &Values) -> Result<Option<Halves>> {
+/// Whether the products of F16 weights with rounded rows, which come with the rest, can be computed here.
+pub(super) fn can_f16(gpu: &Gpu, ws: &Workspace, w: &Matrix, values: &Values) -> bool {
+    has(gpu)
+        && gpu.description().shared_max >= F16_SHARED
+        && w.layout() == Layout::F16
+        && values.n_slices == 1
+        && values.cols.is_multiple_of(64)
+        && halves_bytes(values.n_rows, values.chunks()) <= ws.rest_bytes()
+}
+
+/// Rounds rows; `None` when they do not fit into the workspace. `rest`: what that takes away is kept.
+pub(super) fn round(
+    gpu: &Gpu,
+    ws: &Workspace,
+    values: &Values,
+    rest: bool,
+) -> Result<Option<Halves>> {
     let chunks = values.chunks();
     let rows = values.n_rows.next_multiple_of(WIDE);
     let bytes = halves_bytes(values.n_rows, chunks * values.n_slices);
     if bytes > ws.halves_bytes() || rows * values.n_slices > ws.factors_len() {
         return Ok(None);
     }
-    let halves = Halves { x: ws.halves(), factors: ws.factors(), rows };
+    let rest = if rest { ws.rest() } else { DevicePtr::NULL };
+    let halves = Halves { x: ws.halves(), rest, factors: ws.factors(), rows };
     let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
     launch_halves(gpu, values, &halves, pairs)?;
     Ok(Some(halves))
@@ -200,6 +250,7 @@ fn launch_halves(
     let args = HalvesArgs {
         x: values.x,
         out: to.x,
+        rest: to.rest,
         factors: to.factors,
         places,
         ids,
@@ -249,6 +300,43 @@ pub(super) fn product(
     };
     let grid = Launch::grid3(n_rows.div_ceil(columns), row_blocks, groups.n, THREADS);
     gpu.launch(&kernels.product, grid.shared(shared), &args)
+}
+
+/// Products of F16 matrices with rounded rows; an output is a first row's place and how far rows are apart.
+pub(super) fn products_f16(
+    gpu: &Gpu,
+    (x, n_rows, cols): (&Halves, usize, usize),
+    jobs: &[(&Matrix, (DevicePtr, usize))],
+) -> Result<()> {
+    for jobs in jobs.chunks(F16_JOBS) {
+        let mut args = F16Args {
+            jobs: [F16Job::default(); F16_JOBS],
+            x: x.x,
+            rest: x.rest,
+            factors: x.factors,
+            x_step: x.step_bytes(),
+            n_jobs: jobs.len() as u32,
+            cols: cols as u32,
+            n_rows: n_rows as u32,
+            unused: 0,
+        };
+        let mut blocks = 0;
+        for (job, (w, out)) in args.jobs.iter_mut().zip(jobs) {
+            *job = F16Job {
+                w: w.args().w,
+                out: out.0,
+                rows: w.rows() as u32,
+                out_stride: out.1 as u32,
+                first_block: blocks as u32,
+                unused: 0,
+            };
+            blocks += w.rows().div_ceil(F16_ROWS);
+        }
+        let kernel = Kernel::new("matmul/gemm_wide_f16", "wide_f16");
+        let grid = Launch::grid2(n_rows.div_ceil(F16_COLUMNS), blocks, THREADS);
+        gpu.launch(&kernel, grid.shared(F16_SHARED), &args)?;
+    }
+    Ok(())
 }
 
 /// Whether a bank's products, gated in between, can be computed with f16 in between.
@@ -311,7 +399,12 @@ pub(super) fn mixture(
     };
     gpu.launch(&TILES, Launch::new(1, 256), &cut)?;
     let x = rows.values(first, n_rows);
-    let sorted = Halves { x: ws.halves(), factors: ws.factors(), rows: slots(n_pairs, n_experts) };
+    let sorted = Halves {
+        x: ws.halves(),
+        rest: DevicePtr::NULL,
+        factors: ws.factors(),
+        rows: slots(n_pairs, n_experts),
+    };
     launch_halves(gpu, &x, &sorted, (ws.places(), ids, ws.gaps(), bank.used()))?;
     let some = Some(ws.tiles());
     gated(gpu, ws, bank, &sorted, (some, tiles, columns, n_pairs), ws.results())?;
@@ -322,7 +415,7 @@ pub(super) fn mixture(
         Some(shared) => {
             let out = ws.results().add(n_pairs * cols * 4);
             // `fits` has looked: these rows are fewer.
-            if let Some(x) = round(gpu, ws, &x)? {
+            if let Some(x) = round(gpu, ws, &x, false)? {
                 let tiles = n_rows.div_ceil(WIDE);
                 gated(gpu, ws, shared, &x, (None, tiles, WIDE, n_rows), out)?;
             }

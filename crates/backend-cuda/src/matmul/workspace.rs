@@ -28,6 +28,7 @@ pub(crate) struct Workspace {
     places: Buffer,
     tiles: Buffer,
     halves: Buffer,
+    rest: Buffer,
     hidden_halves: Buffer,
     factors: Buffer,
     gaps: Buffer,
@@ -65,6 +66,7 @@ struct Sizes {
     tiles: usize,
     /// Bytes of rows of f16, and of gated ones, and how many rows there are of either.
     halves: usize,
+    rest: usize,
     hidden_halves: usize,
     factors: usize,
 }
@@ -87,7 +89,8 @@ impl Sizes {
         let experts = config.n_experts;
         let is_wide = many * usize::from(wide::has(gpu));
         let slots = wide::slots(pairs, experts);
-        let sorted = |cols: usize| slots * cols.next_multiple_of(CHUNK_COLS) * 2;
+        let chunks_of = |cols: usize| cols.div_ceil(CHUNK_COLS);
+        let sorted = |cols: usize| slots * chunks_of(cols) * CHUNK_COLS * 2;
         Self {
             records,
             pairs,
@@ -96,19 +99,21 @@ impl Sizes {
             experts,
             tiles: max_tiles(pairs, experts, COLUMNS_MIN),
             halves: is_wide * wide::halves_bytes(rows, chunks).max(sorted(config.hidden)),
+            rest: is_wide
+                * wide::halves_bytes(rows, chunks_of(config.hidden.max(config.q_lora_rank))),
             hidden_halves: is_wide * sorted(inner),
             factors: is_wide * slots.max((rows + 128) * config.n_out_groups),
         }
     }
 
-    fn bytes(&self) -> [usize; 13] {
+    fn bytes(&self) -> [usize; 14] {
         let Self { records, pairs, inner, results, experts, tiles, .. } = *self;
         let rounded = [records * RECORD_32, records * RECORD_256];
         let between = [pairs * inner * 4, results * 4];
         let order = [(experts + 1) * 4, pairs * 4, pairs * 4, tiles * 16];
-        let halves = [self.halves, self.hidden_halves, 4 * self.factors, 4 * experts];
+        let halves = [self.halves, self.rest, self.hidden_halves, 4 * self.factors, 4 * experts];
         let all = rounded.into_iter().chain(between).chain(order).chain(halves);
-        let mut bytes = [256 * 4; 13];
+        let mut bytes = [256 * 4; 14];
         for (to, from) in bytes.iter_mut().zip(all) {
             // An empty buffer is not.
             *to = from.max(16);
@@ -125,9 +130,9 @@ impl Workspace {
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
         let sizes = Sizes::of(gpu, shape);
-        let [by_32, by_256, hidden, results, starts, sorted_pairs, places, tiles, rest @ ..] =
+        let [by_32, by_256, hidden, results, starts, sorted_pairs, places, tiles, wide @ ..] =
             sizes.bytes();
-        let [halves, hidden_halves, factors, gaps, grid] = rest;
+        let [halves, rest, hidden_halves, factors, gaps, grid] = wide;
         let ws = Self {
             records: sizes.records,
             by_32: gpu.alloc("rounded activations", by_32)?,
@@ -141,6 +146,7 @@ impl Workspace {
             places: gpu.alloc("order of experts", places)?,
             tiles: gpu.alloc("order of experts", tiles)?,
             halves: gpu.alloc("activations as f16", halves)?,
+            rest: gpu.alloc("activations as f16", rest)?,
             hidden_halves: gpu.alloc("activations of experts as f16", hidden_halves)?,
             factors: gpu.alloc("activations as f16", factors)?,
             gaps: gpu.alloc("order of experts", gaps)?,
@@ -238,6 +244,15 @@ impl Workspace {
 
     pub(super) fn halves_bytes(&self) -> usize {
         self.halves.bytes()
+    }
+
+    /// What was lost of them.
+    pub(super) fn rest(&self) -> DevicePtr {
+        self.rest.ptr()
+    }
+
+    pub(super) fn rest_bytes(&self) -> usize {
+        self.rest.bytes()
     }
 
     /// Gated activations as f16.

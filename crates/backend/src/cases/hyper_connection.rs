@@ -36,6 +36,12 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
             visitor.visit(&Site { rows, hidden, streams, ty, part });
         }
     }
+    // Enough rows for kernels that take many.
+    for (rows, hidden, ty) in [(70, 520, F16), (66, 300, F32)] {
+        for part in [Part::Enter, Part::Next, Part::Expand] {
+            visitor.visit(&Site { rows, hidden, streams: 4, ty, part });
+        }
+    }
 }
 
 impl Site {
