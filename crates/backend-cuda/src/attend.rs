@@ -9,6 +9,12 @@ use crate::kv::{Kv, PooledRows, RowFormat, WindowRows};
 use crate::matmul::{CHUNK_COLS, Records};
 use crate::rope_tail::RopeArgs;
 
+const WIDE: Kernel = Kernel::new("attend_wide", "attend_wide");
+/// Heads of a block of `attend_wide`, the channels that it takes, its threads and its shared memory.
+const WIDE_HEADS: usize = 64;
+const WIDE_DIM: u32 = 512;
+const WIDE_THREADS: u32 = 384;
+const WIDE_SHARED: usize = (64 * 512 * 2) * 3 + 64 * 128 + 2 * 64 * 4 + 64 + 1024;
 const COMBINE: Kernel = Kernel::new("attend", "attend_combine");
 
 /// Keys that a block decodes together, and its heads.
@@ -101,6 +107,15 @@ fn splits(parts: &Parts<'_>, n_rows: usize, head_blocks: usize, keys_max: usize)
     tiles.div_ceil(tiles.div_ceil(wanted))
 }
 
+/// Whether the kernel for many rows can do it, and its blocks fill half of the device.
+fn is_wide(parts: &Parts<'_>, f: &RowFormat, n_heads: usize, n_rows: usize) -> bool {
+    parts.gpu.arch() == 90
+        && parts.gpu.description().shared_max >= WIDE_SHARED
+        && f.is_pieces(WIDE_DIM)
+        && n_heads.is_multiple_of(WIDE_HEADS)
+        && 2 * n_rows * (n_heads / WIDE_HEADS) >= parts.gpu.sms()
+}
+
 /// What is attended to, and with what.
 pub(crate) struct Attention<'a> {
     pub(crate) kv: &'a Kv,
@@ -118,6 +133,11 @@ pub(crate) fn attend(
 ) -> Result<()> {
     let mut args = what.args(parts, q)?;
     args.out = out.buf.ptr();
+    let heads = args.n_heads as usize;
+    if is_wide(parts, &args.format, heads, what.n_rows) {
+        let grid = Launch::grid2(heads / WIDE_HEADS, what.n_rows, WIDE_THREADS);
+        return parts.gpu.launch(&WIDE, grid.shared(WIDE_SHARED), &args);
+    }
     args.leaves_parts = u32::from(args.n_splits > 1);
     what.launch(parts, &args)?;
     if args.n_splits > 1 { what.combine(parts, &args, None) } else { Ok(()) }

@@ -34,12 +34,12 @@ impl Device for Cuda {
     fn scratch_bytes(&self, shape: &Shape) -> usize {
         Scratch::<Buffer, Buffer>::bytes(shape)
             + Mirror::bytes(shape)
-            + matmul::Workspace::bytes(shape)
+            + matmul::Workspace::bytes(&self.gpu, shape)
             + hyper_connection::Workspace::bytes(shape)
             + attention::Workspace::bytes(shape)
             + attend::Workspace::bytes(shape)
             + mixture::Workspace::bytes(shape)
-            + index_top_k::Workspace::bytes(shape)
+            + index_top_k::Workspace::bytes(&self.gpu, shape)
             + Kv::overhead(shape.config.n_layers() + 1, shape.limits.n_slots)
     }
 

@@ -5,11 +5,14 @@ use backend::{Act, Ids, Pooled, Result, Shape};
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::kv::{Kv, PooledRows, RowFormat};
-use crate::rope_tail::RopeArgs;
+use crate::rope_tail::{self, RopeArgs};
 
 const QUERY: Kernel = Kernel::new("index_top_k", "index_query");
 const SCORES: Kernel = Kernel::new("index_top_k", "index_scores");
 const SELECT: Kernel = Kernel::new("index_top_k", "index_select");
+const QUERY_WIDE: Kernel = Kernel::new("index_top_k_wide", "index_query_wide");
+const SCORES_WIDE: Kernel = Kernel::new("index_top_k_wide", "index_scores_wide");
+const SELECT_WIDE: Kernel = Kernel::new("index_top_k_wide", "index_select_wide");
 
 /// Keys of a block of `index_scores`.
 const SCORE_KEYS: usize = 64;
@@ -17,6 +20,15 @@ const SCORE_KEYS: usize = 64;
 const SCORES_MAX: usize = 16 << 20;
 /// Queries looked at together, at most.
 const TILE_MAX: usize = 128;
+/// The same where tensor cores score.
+const WIDE_SCORES_MAX: usize = 32 << 20;
+const WIDE_TILE_MAX: usize = 1024;
+/// What `cuda/index_top_k_wide.cu` is made for: heads and their channels, rows and keys of a block.
+const WIDE_HEADS: usize = 64;
+const WIDE_DIM: usize = 128;
+const WIDE_ROWS: usize = 4;
+const WIDE_KEYS: usize = 2048;
+const WIDE_SHARED: usize = WIDE_ROWS * WIDE_HEADS * (WIDE_DIM * 2 + 4) + 1024 + 16;
 
 /// Rounded queries and scores of a tile.
 pub(crate) struct Workspace {
@@ -27,20 +39,33 @@ pub(crate) struct Workspace {
 }
 
 /// Rows of a tile, and scores of a row.
-fn sizes(shape: &Shape) -> (usize, usize) {
+fn sizes(gpu: &Gpu, shape: &Shape) -> (usize, usize) {
     let cols = shape.limits.context.div_ceil(4).max(1);
-    ((SCORES_MAX / cols).clamp(1, TILE_MAX).min(shape.limits.step_rows.max(1)), cols)
+    let (scores, tile) = match is_wide(gpu, shape) {
+        true => (WIDE_SCORES_MAX, WIDE_TILE_MAX),
+        false => (SCORES_MAX, TILE_MAX),
+    };
+    ((scores / cols).clamp(1, tile).min(shape.limits.step_rows.max(1)), cols)
+}
+
+/// Whether the device and the shape are those of the kernels for many rows.
+fn is_wide(gpu: &Gpu, shape: &Shape) -> bool {
+    let indexer = &shape.config.indexer;
+    gpu.arch() == 90
+        && gpu.description().shared_max >= WIDE_SHARED
+        && shape.format.rounds()
+        && (indexer.n_heads, indexer.head_dim) == (WIDE_HEADS, WIDE_DIM)
 }
 
 impl Workspace {
-    pub(crate) fn bytes(shape: &Shape) -> usize {
-        let (tile, cols) = sizes(shape);
+    pub(crate) fn bytes(gpu: &Gpu, shape: &Shape) -> usize {
+        let (tile, cols) = sizes(gpu, shape);
         let indexer = &shape.config.indexer;
         4 * tile * (cols + indexer.n_heads * indexer.head_dim)
     }
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
-        let (tile, score_cols) = sizes(shape);
+        let (tile, score_cols) = sizes(gpu, shape);
         let indexer = &shape.config.indexer;
         let rounded = gpu.alloc("index queries", 4 * tile * indexer.n_heads * indexer.head_dim)?;
         let scores = gpu.alloc("index scores", 4 * tile * score_cols)?;
@@ -68,8 +93,20 @@ struct IndexArgs {
     factor: f32,
 }
 
+/// The same for `cuda/index_top_k_wide.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct IndexWideArgs {
+    index: IndexArgs,
+    head_weights: DevicePtr,
+    n_rows: u32,
+    unused: u32,
+}
+
 // SAFETY: the struct of cuda/index_top_k.cu, without padding.
 unsafe impl Args for IndexArgs {}
+// SAFETY: the struct of cuda/index_top_k_wide.cu; the last field fills the padding.
+unsafe impl Args for IndexWideArgs {}
 
 /// `rope`: the rotation that queries still lack.
 pub(crate) fn index_top_k(
@@ -81,8 +118,40 @@ pub(crate) fn index_top_k(
     n_rows: usize,
 ) -> Result<()> {
     let (work, indexer) = (parts.index, &parts.shape.config.indexer);
-    let mut args = IndexArgs {
-        rope: rope.unwrap_or_else(RopeArgs::none),
+    // Few rows would leave most multiprocessors idle.
+    if is_wide(parts.gpu, parts.shape) && 4 * n_rows >= parts.gpu.sms() && work.tile >= WIDE_ROWS {
+        if let Some(rope) = rope {
+            rope_tail::rope_tail(parts, q, indexer.head_dim, rope, n_rows)?;
+        }
+        return many(parts, ids, kv, (q, weights), n_rows);
+    }
+    let mut args = args(parts, ids, kv, (q, weights))?;
+    args.rope = rope.unwrap_or_else(RopeArgs::none);
+    let visible_max = parts.mirror.context() / 4;
+    for first in (0..n_rows).step_by(work.tile) {
+        let n = work.tile.min(n_rows - first);
+        args.first_row = first as u32;
+        // Where everything is selected, nothing is scored.
+        if visible_max > ids.cols {
+            let launch = Launch::grid2(indexer.n_heads, n, 64).shared(4 * indexer.head_dim);
+            parts.gpu.launch(&QUERY, launch, &args)?;
+            let tiles = visible_max.min(work.score_cols).div_ceil(SCORE_KEYS);
+            parts.gpu.launch(&SCORES, Launch::grid2(tiles, n, 256), &args)?;
+        }
+        parts.gpu.launch(&SELECT, Launch::new(n, 512), &args)?;
+    }
+    Ok(())
+}
+
+fn args(
+    parts: &Parts<'_>,
+    ids: &Ids<Buffer>,
+    kv: (&Kv, usize),
+    (q, weights): (&Act<Buffer>, &Act<Buffer>),
+) -> Result<IndexArgs> {
+    let (work, indexer) = (parts.index, &parts.shape.config.indexer);
+    Ok(IndexArgs {
+        rope: RopeArgs::none(),
         q: q.buf.ptr(),
         weights: weights.buf.ptr(),
         rounded: work.rounded.ptr(),
@@ -97,19 +166,35 @@ pub(crate) fn index_top_k(
         top_k: ids.cols as u32,
         score_cols: work.score_cols as u32,
         factor: 1.0 / ((indexer.n_heads * indexer.head_dim) as f32).sqrt(),
-    };
-    let visible_max = parts.mirror.context() / 4;
-    for first in (0..n_rows).step_by(work.tile) {
-        let n = work.tile.min(n_rows - first);
-        args.first_row = first as u32;
+    })
+}
+
+/// With the kernels for many rows.
+fn many(
+    parts: &Parts<'_>,
+    ids: &Ids<Buffer>,
+    kv: (&Kv, usize),
+    queries: (&Act<Buffer>, &Act<Buffer>),
+    n_rows: usize,
+) -> Result<()> {
+    let work = parts.index;
+    let index = args(parts, ids, kv, queries)?;
+    // Whole groups of rows; f16 takes half of the place of the queries, and weights lie behind it.
+    let tile = work.tile / WIDE_ROWS * WIDE_ROWS;
+    let head_weights = work.rounded.ptr().add(tile * WIDE_HEADS * WIDE_DIM * 2);
+    let mut args = IndexWideArgs { index, head_weights, n_rows: 0, unused: 0 };
+    let visible_max = (parts.mirror.context() / 4).min(work.score_cols);
+    for first in (0..n_rows).step_by(tile) {
+        let n = tile.min(n_rows - first);
+        (args.index.first_row, args.n_rows) = (first as u32, n as u32);
         // Where everything is selected, nothing is scored.
         if visible_max > ids.cols {
-            let launch = Launch::grid2(indexer.n_heads, n, 64).shared(4 * indexer.head_dim);
-            parts.gpu.launch(&QUERY, launch, &args)?;
-            let tiles = visible_max.min(work.score_cols).div_ceil(SCORE_KEYS);
-            parts.gpu.launch(&SCORES, Launch::grid2(tiles, n, 256), &args)?;
+            parts.gpu.launch(&QUERY_WIDE, Launch::grid2(WIDE_HEADS, n, 32), &args)?;
+            let (keys, rows) = (visible_max.div_ceil(WIDE_KEYS), n.div_ceil(WIDE_ROWS));
+            let launch = Launch::grid2(keys, rows, 256).shared(WIDE_SHARED);
+            parts.gpu.launch(&SCORES_WIDE, launch, &args)?;
         }
-        parts.gpu.launch(&SELECT, Launch::new(n, 512), &args)?;
+        parts.gpu.launch(&SELECT_WIDE, Launch::new(n, 512), &args)?;
     }
     Ok(())
 }

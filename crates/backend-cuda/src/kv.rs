@@ -71,6 +71,16 @@ impl RowFormat {
             pad: 0,
         }
     }
+
+    /// Whether rows of `dim` channels are codes and f16 in pieces of 64 channels at multiples of 8 bytes.
+    pub(crate) fn is_pieces(&self, dim: u32) -> bool {
+        let places = [self.bytes, self.tail_offset, self.code_bytes];
+        self.format == 1
+            && self.index == 0
+            && self.dim == dim
+            && self.coded.is_multiple_of(64)
+            && places.iter().all(|n| n.is_multiple_of(8))
+    }
 }
 
 /// `LayerRows` of `cuda/kv.cu`.

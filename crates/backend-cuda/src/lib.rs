@@ -20,6 +20,7 @@ mod matmul;
 mod mixture;
 mod norm;
 mod ops;
+mod projections;
 mod rope_tail;
 mod route;
 mod step;

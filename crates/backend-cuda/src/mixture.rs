@@ -1,4 +1,4 @@
-//! Router, routed experts and the shared expert, for few rows.
+//! Router, routed experts and the shared expert.
 
 use backend::{Act, Ids, MoeWeights, Result, RouterWeights, Routing, Shape};
 
@@ -25,7 +25,7 @@ const DONE_BYTES: usize = 16;
 /// Rows, experts, and experts of a row.
 fn sizes(shape: &Shape) -> (usize, usize, usize) {
     let c = &shape.config;
-    (shape.limits.step_rows.min(FEW_ROWS), c.n_experts, c.n_experts_used)
+    (shape.limits.step_rows, c.n_experts, c.n_experts_used)
 }
 
 impl Workspace {

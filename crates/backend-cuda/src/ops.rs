@@ -1,9 +1,9 @@
 //! The operations, each in the file of its name.
 
 use backend::{
-    Act, AttentionWeights, AttentionWork, CompressorWeights, Count, ExpertWeights, HcWeights,
-    HeadWeights, Ids, MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected,
-    SiteWeights, Step, defaults,
+    Act, AttentionBuffers, AttentionWeights, AttentionWork, CompressorWeights, Count,
+    ExpertWeights, HcWeights, HeadWeights, Ids, MoeWeights, Ops, PoolInput, Pooled, Result,
+    Routing, Scratch, Selected, SiteWeights, Step, defaults,
 };
 use model::Rope;
 
@@ -17,7 +17,7 @@ use crate::route::Choice;
 use crate::weight::Weight;
 use crate::{
     Cuda, FEW_ROWS, attend, compress, embed, hyper_connection, index_top_k, matmul, mixture, norm,
-    rope_tail, route, swiglu,
+    projections, rope_tail, route, swiglu,
 };
 
 impl Ops for Cuda {
@@ -263,6 +263,19 @@ impl Ops for Cuda {
         defaults::hc_enter(self, x, mix, streams, next, step)
     }
 
+    fn attn_in(
+        &mut self,
+        out: &mut AttentionBuffers<Buffer>,
+        x: &Act<Buffer>,
+        w: &AttentionWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        if step.rows.len() > FEW_ROWS && matmul::has_wide(&self.gpu) {
+            return projections::attn_in(&self.parts(), out, x, w, step.rows.len());
+        }
+        defaults::attn_in(self, out, x, w, step)
+    }
+
     fn attention(
         &mut self,
         y: &mut Act<Buffer>,
@@ -304,7 +317,7 @@ impl Ops for Cuda {
         w: &MoeWeights<Self>,
         step: &Step,
     ) -> Result<()> {
-        if step.rows.len() > FEW_ROWS {
+        if step.rows.len() > FEW_ROWS && !matmul::has_wide(&self.gpu) {
             return defaults::moe(self, y, x, w, step);
         }
         mixture::moe(&self.parts(), y, x, w, step.rows.len())

@@ -5,9 +5,11 @@ mod emulator;
 use std::time::Instant;
 
 use backend::cases::{Case, Outcome, Visitor, check, for_each};
+use backend_cuda::Cuda;
 
 /// Takes every `n`-th case from the `first` on, so that the tests share the list.
 struct Compare {
+    make: fn() -> Cuda,
     first: usize,
     n: usize,
     seen: usize,
@@ -20,15 +22,15 @@ impl Visitor for Compare {
         self.seen += 1;
         if mine {
             let start = Instant::now();
-            let outcome = check(case, &emulator::cuda, false);
+            let outcome = check(case, &self.make, false);
             println!("{:>8.1?}  nmse {:.1e}  {}", start.elapsed(), outcome.nmse, outcome.name);
             self.outcomes.push(outcome);
         }
     }
 }
 
-fn compare(first: usize) {
-    let mut compare = Compare { first, n: 2, seen: 0, outcomes: Vec::new() };
+fn compare(make: fn() -> Cuda, first: usize) {
+    let mut compare = Compare { make, first, n: 2, seen: 0, outcomes: Vec::new() };
     for_each(&mut compare);
     assert!(compare.outcomes.len() >= 30, "{} cases", compare.outcomes.len());
     let faults: Vec<String> = compare
@@ -41,10 +43,20 @@ fn compare(first: usize) {
 
 #[test]
 fn every_second_operation_agrees_with_the_reference() {
-    compare(0);
+    compare(emulator::cuda, 0);
 }
 
 #[test]
 fn the_other_operations_agree_too() {
-    compare(1);
+    compare(emulator::cuda, 1);
+}
+
+#[test]
+fn every_second_operation_agrees_with_the_kernels_of_sm_90() {
+    compare(emulator::cuda_90, 0);
+}
+
+#[test]
+fn the_others_agree_with_them_too() {
+    compare(emulator::cuda_90, 1);
 }

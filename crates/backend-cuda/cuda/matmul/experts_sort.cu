@@ -54,35 +54,41 @@ KERNEL(256, experts_sort, SortArgs) {
     }
 }
 
-// Up to `columns` pairs of one expert.
+// Up to `columns` pairs of one expert. Rows of f16 lie in slots: an expert's begin at a multiple of eight.
 struct Tile {
-    uint32_t expert, first, count, unused;
+    uint32_t expert, first, count, slot;
 };
 
 struct TilesArgs {
     const uint32_t* starts;
     Tile* tiles;
+    // [experts]: slots less places, or null.
+    uint32_t* gaps;
     uint32_t n_experts, columns, max_tiles, unused;
 };
 
 #define MAX_EXPERTS 1024
 
 KERNEL(256, experts_tiles, TilesArgs) {
-    SHARED uint32_t counts[MAX_EXPERTS];
+    SHARED uint32_t counts[MAX_EXPERTS], sizes[MAX_EXPERTS];
     for (uint32_t e = threadIdx.x; e < a.n_experts; e += blockDim.x) {
-        counts[e] = (a.starts[e + 1] - a.starts[e] + a.columns - 1) / a.columns;
+        const uint32_t count = a.starts[e + 1] - a.starts[e];
+        counts[e] = (count + a.columns - 1) / a.columns;
+        sizes[e] = (count + 7) / 8 * 8;
     }
     __syncthreads();
-    uint32_t total = 0;
+    uint32_t total = 0, slots = 0;
     for (uint32_t e = 0; e < a.n_experts; e++) {
         if (e % blockDim.x == threadIdx.x) {
+            if (a.gaps) a.gaps[e] = slots - a.starts[e];
             for (uint32_t i = 0; i < counts[e]; i++) {
                 const uint32_t first = a.starts[e] + i * a.columns;
                 const uint32_t count = min(a.columns, a.starts[e + 1] - first);
-                a.tiles[total + i] = {e, first, count, 0};
+                a.tiles[total + i] = {e, first, count, slots + i * a.columns};
             }
         }
         total += counts[e];
+        slots += sizes[e];
     }
     for (uint32_t i = total + threadIdx.x; i < a.max_tiles; i += blockDim.x) {
         a.tiles[i] = {0, 0, 0, 0};
@@ -93,6 +99,8 @@ struct SumArgs {
     // [places, cols]
     const float* y;
     const uint32_t* places;
+    // Of the pairs, where they are not in the results; what is added last: [rows, cols]. Both may be null.
+    const float *weights, *last;
     float* out;
     uint32_t used, cols, n_rows, unused;
 };
@@ -104,9 +112,11 @@ KERNEL(256, experts_sum, SumArgs) {
     float sum = 0;
     for (uint32_t i = 0; i < a.used; i++) {
         const uint32_t place = a.places[row * a.used + i];
+        const float weight = a.weights ? a.weights[row * a.used + i] : 1.0f;
         sum += place == 0xffffffffu ? __uint_as_float(0x7fc00000)
-                                    : a.y[uint64_t(place) * a.cols + column];
+                                    : a.y[uint64_t(place) * a.cols + column] * weight;
     }
+    if (a.last) sum += a.last[uint64_t(row) * a.cols + column];
     a.out[uint64_t(row) * a.cols + column] = sum;
 }
 

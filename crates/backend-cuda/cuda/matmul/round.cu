@@ -1,5 +1,7 @@
 // Rounds activations to int8, once for all matrices that read them. A warp takes 256 columns of a row,
 // a lane eight of them.
+#include "../wgmma.cuh"
+#include "halves.cuh"
 #include "round.cuh"
 
 struct RoundArgs {
@@ -72,5 +74,79 @@ KERNEL(256, round_rows, RoundArgs) {
         sum += __shfl_xor_sync(FULL_WARP, sum, 1);
         if (lane % 2 == 0) store_sum(record, lane / 2, sum);
         if (lane == 0) *reinterpret_cast<float*>(record + ACT256_SCALE) = r.scale;
+    }
+}
+
+// Rows as f16, each times a power of two of its own, in the order and place that halves.cuh and
+// wgmma.cuh want: [slice][64 columns][row: 128 bytes].
+struct HalvesArgs {
+    const float* x;
+    uint8_t* out;
+    // What a row's products are multiplied with: [slice][row].
+    float* factors;
+    // Null, or where each of the `used` pairs of a row goes: its place, and how many rows further on the
+    // expert's rows lie.
+    const uint32_t *places, *ids, *gaps;
+    uint32_t stride, cols, steps, rows;
+    uint32_t used, unused;
+};
+
+// The power of two that brings a row's largest magnitude to 2^14, and its inverse over GAIN.
+DEVICE float row_scale(float largest, float& factor) {
+    const uint32_t e = __float_as_uint(largest) >> 23;
+    // Below 2^-113 the scale would overflow.
+    const uint32_t shift = e < 14 ? 14 : e;
+    factor = __uint_as_float((shift - 13) << 23) * (0.5f / GAIN);
+    return __uint_as_float((268 - shift) << 23);
+}
+
+DEVICE uint32_t two_halves(float low, float high) {
+    return float_to_half(low) | uint32_t(float_to_half(high)) << 16;
+}
+
+// grid: (rows, slices).
+KERNEL(256, halves_rows, HalvesArgs) {
+    SHARED float part[32];
+    const uint32_t row = blockIdx.x, slice = blockIdx.y;
+    const float* x = a.x + uint64_t(row) * a.stride + uint64_t(slice) * a.cols;
+    const bool eights = a.stride % 4 == 0 && a.cols % 8 == 0;
+    float largest = 0.0f;
+    for (uint32_t i = threadIdx.x; i < a.cols; i += blockDim.x) largest = fmaxf(largest, fabsf(x[i]));
+    float factor;
+    const float scale = row_scale(block_max(largest, part), factor);
+    const uint32_t copies = a.places ? a.used : 1;
+    for (uint32_t first = 8 * threadIdx.x; first < 64 * a.steps; first += 8 * blockDim.x) {
+        float v[8];
+        if (eights && first < a.cols) {
+            const float4 low = *reinterpret_cast<const float4*>(x + first);
+            const float4 high = *reinterpret_cast<const float4*>(x + first + 4);
+            v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+            v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+        } else {
+            for (uint32_t i = 0; i < 8; i++) v[i] = first + i < a.cols ? x[first + i] : 0.0f;
+        }
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int c = i / 2 * 4 + i % 2;
+            words[i] = two_halves(v[c] * scale, v[c + 2] * scale);
+        }
+        for (uint32_t copy = 0; copy < copies; copy++) {
+            uint32_t place = row;
+            if (a.places) {
+                const uint32_t pair = row * a.used + copy;
+                place = a.places[pair];
+                if (place == 0xffffffffu) continue;
+                place += a.gaps[a.ids[pair]];
+            }
+            uint8_t* out = a.out + (uint64_t(slice) * a.steps + first / 64) * a.rows * 128;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const uint32_t at = first % 64 / 32 * 32 + half_place(first % 32 + i / 2 * 4 + i % 2);
+                *reinterpret_cast<uint32_t*>(out + uint64_t(place) / 8 * 1024 + swizzled(place % 8, at)) =
+                    words[i];
+            }
+            if (first == 0) a.factors[uint64_t(slice) * a.rows + place] = factor;
+        }
     }
 }

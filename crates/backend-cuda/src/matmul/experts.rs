@@ -5,7 +5,7 @@ use backend::{Act, ExpertWeights, Result, Routing};
 use super::gemv::BLOCKS_PER_SM;
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{FEW_ROWS, Workspace, sorted, unsupported};
+use super::{FEW_ROWS, Workspace, sorted, unsupported, wide};
 use crate::Cuda;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
@@ -177,6 +177,16 @@ impl Rows<'_> {
         if rows == 0 {
             let expected = "experts of the sizes that `prepare` was told";
             return Err(unsupported(bank.gate.name(), expected, bank.gate.rows().to_string()));
+        }
+        let can = |b: &Bank<'_>| wide::can_experts(self.gpu, b);
+        if self.n_rows > FEW_ROWS
+            && bank.routing.is_some()
+            && !add
+            && can(bank)
+            && shared.is_none_or(can)
+            && wide::fits(self.ws, bank, shared.is_some(), self.n_rows)
+        {
+            return wide::mixture(self, bank, shared, 0, self.n_rows);
         }
         if self.n_rows > FEW_ROWS && sorted::can(self.gpu, bank) && !add {
             let results = self.ws.result_rows(bank.down.rows()) / bank.used();

@@ -7,7 +7,7 @@ use backend::{Act, Result};
 use super::gemm::{self, Groups};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{CHUNK_COLS, Workspace, unsupported};
+use super::{CHUNK_COLS, Workspace, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
 /// Beyond these, weights that are read once for all rows repay their way through shared memory.
@@ -129,14 +129,10 @@ impl Piece<'_> {
             n_slices: self.groups.len(),
             n_rows: self.rows.len(),
         };
-        values.round(gpu, ws, jobs.iter().map(|(_, w)| w.layout()))?;
         if self.rows.len() > MANY_ROWS {
-            let groups =
-                Groups { all: self.n_groups, first: self.groups.start, n: self.groups.len() };
-            return jobs.iter().try_for_each(|(out, w)| {
-                gemm::product(gpu, ws, &values, w, gemm::rows_of(out, self.rows.start), &groups)
-            });
+            return self.run_many(gpu, ws, &values, jobs);
         }
+        values.round(gpu, ws, jobs.iter().map(|(_, w)| w.layout()))?;
         let kernels = kernels(jobs.iter().map(|(_, w)| w.layout()));
         let mut row = 0;
         while row < self.rows.len() {
@@ -166,6 +162,30 @@ impl Piece<'_> {
             row += n_rows;
         }
         Ok(())
+    }
+
+    fn run_many(
+        &self,
+        gpu: &Gpu,
+        ws: &Workspace,
+        values: &Values,
+        jobs: &[(&Act<Buffer>, &Matrix)],
+    ) -> Result<()> {
+        let groups = Groups { all: self.n_groups, first: self.groups.start, n: self.groups.len() };
+        let can = |w: &Matrix| wide::can(gpu, w.layout());
+        let halves = match jobs.iter().any(|(_, w)| can(w)) {
+            true => wide::round(gpu, ws, values)?,
+            false => None,
+        };
+        let is_wide = |w: &Matrix| halves.is_some() && can(w);
+        values.round(gpu, ws, jobs.iter().filter(|(_, w)| !is_wide(w)).map(|(_, w)| w.layout()))?;
+        jobs.iter().try_for_each(|(out, w)| {
+            let to = gemm::rows_of(out, self.rows.start);
+            match &halves {
+                Some(x) if can(w) => wide::product(gpu, ws, (x, values.n_rows), w, to, &groups),
+                _ => gemm::product(gpu, ws, values, w, to, &groups),
+            }
+        })
     }
 
     fn job(

@@ -10,6 +10,7 @@ mod gemv;
 mod round;
 mod sorted;
 mod weights;
+mod wide;
 mod workspace;
 
 use backend::{Act, Error, Result};
@@ -19,6 +20,7 @@ pub(crate) use experts::{mixture, routed_experts};
 pub use weights::Matrix;
 use weights::MatrixArgs;
 pub(crate) use weights::matrix_bytes;
+pub(crate) use wide::has as has_wide;
 pub(crate) use workspace::{Records, Workspace};
 
 /// Columns of a chunk (`cuda/matmul/layout.cuh`).

@@ -46,7 +46,7 @@ pub(super) struct Source {
 }
 
 impl Values {
-    fn chunks(&self) -> usize {
+    pub(super) fn chunks(&self) -> usize {
         self.cols.div_ceil(CHUNK_COLS)
     }
 

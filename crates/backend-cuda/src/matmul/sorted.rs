@@ -10,46 +10,49 @@ use super::weights::{Layout, Matrix, MatrixArgs};
 use super::workspace::Workspace;
 use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
 
-const SORT: Kernel = Kernel::new("matmul/experts_sort", "experts_sort");
-const TILES: Kernel = Kernel::new("matmul/experts_sort", "experts_tiles");
-const SUM: Kernel = Kernel::new("matmul/experts_sort", "experts_sum");
+pub(super) const SORT: Kernel = Kernel::new("matmul/experts_sort", "experts_sort");
+pub(super) const TILES: Kernel = Kernel::new("matmul/experts_sort", "experts_tiles");
+pub(super) const SUM: Kernel = Kernel::new("matmul/experts_sort", "experts_sum");
 const GATED: Kernel = Kernel::new("matmul/experts_sort", "experts_gated");
 const ADD: Kernel = Kernel::new("matmul/experts_sort", "experts_add");
 /// Experts that the kernel that makes tiles has room for.
-const MAX_EXPERTS: usize = 1024;
+pub(super) const MAX_EXPERTS: usize = 1024;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct SortArgs {
-    ids: DevicePtr,
-    starts: DevicePtr,
-    pairs: DevicePtr,
-    places: DevicePtr,
-    n_pairs: u32,
-    n_experts: u32,
+pub(super) struct SortArgs {
+    pub(super) ids: DevicePtr,
+    pub(super) starts: DevicePtr,
+    pub(super) pairs: DevicePtr,
+    pub(super) places: DevicePtr,
+    pub(super) n_pairs: u32,
+    pub(super) n_experts: u32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct TilesArgs {
-    starts: DevicePtr,
-    tiles: DevicePtr,
-    n_experts: u32,
-    columns: u32,
-    max_tiles: u32,
-    unused: u32,
+pub(super) struct TilesArgs {
+    pub(super) starts: DevicePtr,
+    pub(super) tiles: DevicePtr,
+    pub(super) gaps: DevicePtr,
+    pub(super) n_experts: u32,
+    pub(super) columns: u32,
+    pub(super) max_tiles: u32,
+    pub(super) unused: u32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct SumArgs {
-    y: DevicePtr,
-    places: DevicePtr,
-    out: DevicePtr,
-    used: u32,
-    cols: u32,
-    n_rows: u32,
-    unused: u32,
+pub(super) struct SumArgs {
+    pub(super) y: DevicePtr,
+    pub(super) places: DevicePtr,
+    pub(super) weights: DevicePtr,
+    pub(super) last: DevicePtr,
+    pub(super) out: DevicePtr,
+    pub(super) used: u32,
+    pub(super) cols: u32,
+    pub(super) n_rows: u32,
+    pub(super) unused: u32,
 }
 
 #[repr(C)]
@@ -189,6 +192,8 @@ pub(super) fn routed(rows: &Rows<'_>, bank: &Bank<'_>, first: usize, n_rows: usi
     let sum = SumArgs {
         y: ws.results(),
         places: ws.places(),
+        weights: DevicePtr::NULL,
+        last: DevicePtr::NULL,
         out: rows.out_from(first),
         used: bank.used() as u32,
         cols: cols as u32,
@@ -243,6 +248,7 @@ impl Sorted<'_> {
         let cut = TilesArgs {
             starts: ws.starts(),
             tiles: ws.tiles(),
+            gaps: DevicePtr::NULL,
             n_experts: self.n_experts as u32,
             columns: columns as u32,
             max_tiles: tiles as u32,

@@ -62,7 +62,7 @@ impl Layout {
     }
 
     /// Bytes of a chunk; `None` for row-major values.
-    fn chunk_bytes(self) -> Option<usize> {
+    pub(super) fn chunk_bytes(self) -> Option<usize> {
         match self {
             Self::Q8_0 => Some(4352),
             Self::Q2K => Some(1344),

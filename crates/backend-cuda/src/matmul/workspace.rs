@@ -6,6 +6,7 @@ use backend::{Result, Shape};
 use quant::grids;
 
 use super::sorted::{COLUMNS_MIN, max_tiles};
+use super::wide;
 use super::{CHUNK_COLS, FEW_ROWS};
 use crate::gpu::{Buffer, DevicePtr, Gpu};
 
@@ -26,6 +27,10 @@ pub(crate) struct Workspace {
     sorted_pairs: Buffer,
     places: Buffer,
     tiles: Buffer,
+    halves: Buffer,
+    hidden_halves: Buffer,
+    factors: Buffer,
+    gaps: Buffer,
     grid: Buffer,
     rounded: Cell<Option<RoundedRows>>,
 }
@@ -58,10 +63,14 @@ struct Sizes {
     results: usize,
     experts: usize,
     tiles: usize,
+    /// Bytes of rows of f16, and of gated ones, and how many rows there are of either.
+    halves: usize,
+    hidden_halves: usize,
+    factors: usize,
 }
 
 impl Sizes {
-    fn of(shape: &Shape) -> Self {
+    fn of(gpu: &Gpu, shape: &Shape) -> Self {
         let (config, rows) = (&shape.config, shape.limits.step_rows.max(shape.limits.logit_rows));
         let widest = [
             config.hc.n_streams * config.hidden,
@@ -76,23 +85,31 @@ impl Sizes {
         let records = (rows * chunks).max(pairs * inner.div_ceil(CHUNK_COLS));
         let many = usize::from(rows > FEW_ROWS);
         let experts = config.n_experts;
+        let is_wide = many * usize::from(wide::has(gpu));
+        let slots = wide::slots(pairs, experts);
+        let sorted = |cols: usize| slots * cols.next_multiple_of(CHUNK_COLS) * 2;
         Self {
             records,
             pairs,
             inner,
-            results: many * rows * config.n_experts_used.max(1) * config.hidden,
+            results: many * rows * (config.n_experts_used + 1) * config.hidden,
             experts,
             tiles: max_tiles(pairs, experts, COLUMNS_MIN),
+            halves: is_wide * wide::halves_bytes(rows, chunks).max(sorted(config.hidden)),
+            hidden_halves: is_wide * sorted(inner),
+            factors: is_wide * slots.max((rows + 128) * config.n_out_groups),
         }
     }
 
-    fn bytes(&self) -> [usize; 9] {
-        let Self { records, pairs, inner, results, experts, tiles } = *self;
+    fn bytes(&self) -> [usize; 13] {
+        let Self { records, pairs, inner, results, experts, tiles, .. } = *self;
         let rounded = [records * RECORD_32, records * RECORD_256];
         let between = [pairs * inner * 4, results * 4];
         let order = [(experts + 1) * 4, pairs * 4, pairs * 4, tiles * 16];
-        let mut bytes = [256 * 4; 9];
-        for (to, from) in bytes.iter_mut().zip(rounded.into_iter().chain(between).chain(order)) {
+        let halves = [self.halves, self.hidden_halves, 4 * self.factors, 4 * experts];
+        let all = rounded.into_iter().chain(between).chain(order).chain(halves);
+        let mut bytes = [256 * 4; 13];
+        for (to, from) in bytes.iter_mut().zip(all) {
             // An empty buffer is not.
             *to = from.max(16);
         }
@@ -102,14 +119,15 @@ impl Sizes {
 
 impl Workspace {
     /// Bytes that [`Workspace::new`] allocates.
-    pub(crate) fn bytes(shape: &Shape) -> usize {
-        Sizes::of(shape).bytes().into_iter().sum()
+    pub(crate) fn bytes(gpu: &Gpu, shape: &Shape) -> usize {
+        Sizes::of(gpu, shape).bytes().into_iter().sum()
     }
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
-        let sizes = Sizes::of(shape);
-        let [by_32, by_256, hidden, results, starts, sorted_pairs, places, tiles, grid] =
+        let sizes = Sizes::of(gpu, shape);
+        let [by_32, by_256, hidden, results, starts, sorted_pairs, places, tiles, rest @ ..] =
             sizes.bytes();
+        let [halves, hidden_halves, factors, gaps, grid] = rest;
         let ws = Self {
             records: sizes.records,
             by_32: gpu.alloc("rounded activations", by_32)?,
@@ -122,6 +140,10 @@ impl Workspace {
             sorted_pairs: gpu.alloc("order of experts", sorted_pairs)?,
             places: gpu.alloc("order of experts", places)?,
             tiles: gpu.alloc("order of experts", tiles)?,
+            halves: gpu.alloc("activations as f16", halves)?,
+            hidden_halves: gpu.alloc("activations of experts as f16", hidden_halves)?,
+            factors: gpu.alloc("activations as f16", factors)?,
+            gaps: gpu.alloc("order of experts", gaps)?,
             grid: gpu.alloc("grid of IQ2_XXS", grid)?,
             rounded: Cell::new(None),
         };
@@ -207,6 +229,38 @@ impl Workspace {
     /// Tiles of the sorted pairs.
     pub(super) fn tiles(&self) -> DevicePtr {
         self.tiles.ptr()
+    }
+
+    /// Rows of f16.
+    pub(super) fn halves(&self) -> DevicePtr {
+        self.halves.ptr()
+    }
+
+    pub(super) fn halves_bytes(&self) -> usize {
+        self.halves.bytes()
+    }
+
+    /// Gated activations as f16.
+    pub(super) fn hidden_halves(&self) -> DevicePtr {
+        self.hidden_halves.ptr()
+    }
+
+    pub(super) fn hidden_halves_bytes(&self) -> usize {
+        self.hidden_halves.bytes()
+    }
+
+    /// What the products of f16 rows are multiplied with.
+    pub(super) fn factors(&self) -> DevicePtr {
+        self.factors.ptr()
+    }
+
+    pub(super) fn factors_len(&self) -> usize {
+        self.factors.bytes() / 4
+    }
+
+    /// Slots less places, by expert.
+    pub(super) fn gaps(&self) -> DevicePtr {
+        self.gaps.ptr()
     }
 
     /// The grid of IQ2_XXS as `formats.cuh` wants it.

@@ -217,6 +217,8 @@ void* dynamic_shared() {
 
 void block_barrier() { leave(State::AtBlock); }
 
+void yield() { leave(State::Ready); }
+
 uint64_t exchange(uint64_t value, uint32_t from) {
     Warp& warp = block().warps[thread_index / 32];
     const uint32_t turn = warp.turn;

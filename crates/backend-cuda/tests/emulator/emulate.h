@@ -23,6 +23,8 @@ extern thread_local uint32_t thread_index, block_size;
 
 void* dynamic_shared();
 void block_barrier();
+// Lets the other threads of the block go on.
+void yield();
 // All lanes of a warp bring a value; each gets that of lane `from`.
 uint64_t exchange(uint64_t value, uint32_t from);
 uint32_t ballot(bool flag);

@@ -25,13 +25,19 @@ type Run = unsafe extern "C" fn(
 
 /// The backend on the emulator.
 pub(crate) fn cuda() -> Cuda {
-    Cuda::with_driver(Arc::new(Emulator::new()))
+    Cuda::with_driver(Arc::new(Emulator::new(80)))
+}
+
+/// The backend with the kernels that it takes for sm_90.
+#[allow(dead_code, reason = "each test file compiles this module for itself")]
+pub(crate) fn cuda_90() -> Cuda {
+    Cuda::with_driver(Arc::new(Emulator::new(90)))
 }
 
 /// The backend on the emulator, and the bytes that it holds.
 #[allow(dead_code, reason = "each test file compiles this module for itself")]
 pub(crate) fn cuda_with_count() -> (Cuda, Arc<AtomicUsize>) {
-    let emulator = Emulator::new();
+    let emulator = Emulator::new(80);
     let held = Arc::clone(&emulator.held);
     (Cuda::with_driver(Arc::new(emulator)), held)
 }
@@ -55,7 +61,7 @@ struct Launched {
 }
 
 impl Emulator {
-    fn new() -> Self {
+    fn new(arch: u32) -> Self {
         static LIBRARY: OnceLock<Library> = OnceLock::new();
         let library = LIBRARY.get_or_init(|| {
             let path = build();
@@ -68,9 +74,9 @@ impl Emulator {
             run,
             description: Description {
                 name: "emulator".to_owned(),
-                arch: 80,
+                arch,
                 sms: 4,
-                shared_max: 99 << 10,
+                shared_max: if arch == 90 { 227 << 10 } else { 99 << 10 },
                 ptx: false,
             },
             memory: Mutex::default(),

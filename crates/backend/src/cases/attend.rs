@@ -19,8 +19,9 @@ struct Attend {
     head_dim: usize,
     window: usize,
     top_k: usize,
-    /// Positions before the rows that are compared.
+    /// Positions before the rows that are compared, and these.
     history: usize,
+    rows: usize,
 }
 
 pub(super) fn cases(visitor: &mut impl Visitor) {
@@ -35,6 +36,7 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
                 window: 128,
                 top_k: 512,
                 history: 270,
+                rows: 6,
             };
             visitor.visit(&case);
             // Odd shapes; the selection bites.
@@ -51,18 +53,21 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
         window: 128,
         top_k: 1024,
         history: 130,
+        rows: 6,
     };
     visitor.visit(&pro);
+    // Enough rows for kernels that take many.
+    for kind in [SlidingWindow, Csa, Hca] {
+        visitor.visit(&Attend { kind, heads: 64, top_k: 40, history: 140, rows: 70, ..pro });
+    }
 }
-
-const ROWS: usize = 6;
 
 impl Case for Attend {
     fn name(&self) -> String {
-        let Self { kind, format, heads, head_dim, window, top_k, history } = self;
+        let Self { kind, format, heads, head_dim, window, top_k, history, rows } = self;
         let (kind, format) = (kind.name(), format.name());
         format!(
-            "attend {kind} {format} {heads}x{head_dim}, window {window}, top {top_k}, at {history}"
+            "attend {kind} {format} {rows}x{heads}x{head_dim}, window {window}, top {top_k}, at {history}"
         )
     }
 
@@ -74,7 +79,7 @@ impl Case for Attend {
     }
 
     fn rows(&self) -> usize {
-        ROWS
+        self.rows
     }
 
     fn run<B: Ops>(&self, be: &mut B, chunk: usize) -> Result<Vec<f32>> {
@@ -83,7 +88,7 @@ impl Case for Attend {
         (config.n_heads, config.head_dim) = (self.heads, self.head_dim);
         (config.window, config.indexer.top_k) = (self.window, self.top_k);
         (config.indexer.n_heads, config.indexer.head_dim) = (2, 64);
-        let all = self.history.max(ROWS);
+        let all = self.history.max(self.rows);
         prepare(be, &config, self.format, all)?;
         let layout = KvLayout::new(&config, self.format, 2, 3, all, false);
         let mut kv = be.alloc_kv(&layout)?;
@@ -92,7 +97,7 @@ impl Case for Attend {
             feed.stage(be, &mut kv, 0..self.history, None)?;
         }
         let mut result = Vec::new();
-        for range in chunks(ROWS, chunk) {
+        for range in chunks(self.rows, chunk) {
             let range = self.history + range.start..self.history + range.end;
             feed.stage(be, &mut kv, range, Some(&mut result))?;
         }

@@ -16,6 +16,7 @@ struct IndexTopK {
     dim: usize,
     top_k: usize,
     history: usize,
+    rows: usize,
     /// Head weights of zero: every score is an exact tie, so the lowest rows must win.
     ties: bool,
 }
@@ -26,20 +27,23 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
         for (heads, dim, top_k, history) in
             [(64, 128, 512, 2400), (64, 128, 1024, 300), (4, 64, 3, 90), (16, 32, 7, 5000)]
         {
-            visitor.visit(&IndexTopK { format, heads, dim, top_k, history, ties: false });
+            visitor.visit(&IndexTopK { format, heads, dim, top_k, history, rows: 3, ties: false });
         }
-        let ties = IndexTopK { format, heads: 8, dim: 64, top_k: 16, history: 500, ties: true };
+        let ties =
+            IndexTopK { format, heads: 8, dim: 64, top_k: 16, history: 500, rows: 3, ties: true };
         visitor.visit(&ties);
+        // Enough rows for kernels that take many.
+        let many = IndexTopK { heads: 64, dim: 128, history: 600, rows: 37, ..ties };
+        visitor.visit(&many);
+        visitor.visit(&IndexTopK { ties: false, ..many });
     }
 }
 
-const ROWS: usize = 3;
-
 impl Case for IndexTopK {
     fn name(&self) -> String {
-        let Self { format, heads, dim, top_k, history, ties } = self;
+        let Self { format, heads, dim, top_k, history, rows, ties } = self;
         format!(
-            "index_top_k {} {heads}x{dim}, top {top_k} at {history}, ties {ties}",
+            "index_top_k {} {rows}x{heads}x{dim}, top {top_k} at {history}, ties {ties}",
             format.name()
         )
     }
@@ -52,7 +56,7 @@ impl Case for IndexTopK {
     }
 
     fn rows(&self) -> usize {
-        ROWS
+        self.rows
     }
 
     /// A row of ones at the picked rows, zeros elsewhere: the distance counts the rows that differ.
@@ -64,7 +68,7 @@ impl Case for IndexTopK {
         (config.indexer.n_heads, config.indexer.head_dim) = (self.heads, self.dim);
         config.indexer.top_k = self.top_k;
         prepare(be, &config, self.format, self.history)?;
-        let n_pages = (self.history + ROWS).div_ceil(PAGE_TOKENS);
+        let n_pages = (self.history + self.rows).div_ceil(PAGE_TOKENS);
         let layout = KvLayout::new(&config, self.format, 2, n_pages, self.history, false);
         let pages: Vec<u32> = (0..n_pages as u32).rev().collect();
         let mut kv = be.alloc_kv(&layout)?;
@@ -78,7 +82,7 @@ impl Case for IndexTopK {
         };
         let mut result = Vec::new();
         let head = std::iter::once(0..self.history);
-        let tail = chunks(ROWS, chunk).map(|r| self.history + r.start..self.history + r.end);
+        let tail = chunks(self.rows, chunk).map(|r| self.history + r.start..self.history + r.end);
         for range in head.chain(tail) {
             let n = range.len();
             let mut rows = |seed: u64, cols: usize| {
@@ -114,7 +118,7 @@ impl IndexTopK {
     fn marks(&self, row: usize, picked: &[u32]) -> Vec<f32> {
         let visible = (row + 1) / 4;
         let picked = &picked[..self.top_k.min(visible)];
-        let mut marks = vec![0.0; (self.history + ROWS) / 4];
+        let mut marks = vec![0.0; (self.history + self.rows) / 4];
         // Rows that are not ascending, repeated or invisible are wrong in a way no tolerance covers.
         if picked.windows(2).any(|w| w[0] >= w[1])
             || picked.last().is_some_and(|&i| i as usize >= visible)

@@ -1,0 +1,285 @@
+// Attention of many rows on sm_90: a block has a row's 64 heads of 512 channels, and goes through its keys
+// in tiles of 64, which a warpgroup decodes to f16 in shared memory while two others multiply.
+//
+// Scores are sums over f16 products, softmax is f32, its weights are rounded to f16. Either of the two
+// warpgroups has the scores of half a tile's keys, and half of the channels of the result.
+#include "attend.cuh"
+#include "matmul/halves.cuh"
+#include "wgmma.cuh"
+
+#define DIM 512
+#define HEADS 64
+#define TILE 64
+#define BUFFERS 2
+#define THREADS 384
+// A tile of rows: blocks of 64 channels, in each 128 bytes a row.
+#define BLOCK_BYTES (TILE * 128)
+#define TILE_BYTES (DIM / 64 * BLOCK_BYTES)
+#define LOG2_E 1.4426950408889634f
+// Keys that a warp loads before it decodes the first.
+#define AHEAD 4
+
+#if WGMMA
+
+struct Shared {
+    uint8_t q[TILE_BYTES];
+    uint8_t keys[BUFFERS][TILE_BYTES];
+    uint8_t weights[BLOCK_BYTES];
+    float largest[2][HEADS];
+    Barrier full[BUFFERS], empty[BUFFERS], met;
+};
+
+// The largest scale whose products with codes f16 holds, times 2^8: code bits seen as f16 are 2^-8 of the
+// code. A fault (255) stays visible.
+DEVICE uint32_t half_scale(uint32_t e) {
+    const int exponent = min(int(e) - 127 + 8 + 15, 30);
+    const uint32_t bits = exponent > 0 ? uint32_t(exponent) << 10 : exponent > -10 ? 512u >> -exponent : 0u;
+    return (e == 255 ? 0x7e00u : bits) * 0x10001u;
+}
+
+// Bytes 0 and 1 of a word, E4M3 codes, as f16.
+DEVICE uint32_t code_halves(uint32_t word, uint32_t selector, uint32_t scale) {
+    const uint32_t high = __byte_perm(word, 0, selector);
+    return half2_mul((high & 0x80008000u) | (high >> 1 & 0x3f803f80u), scale);
+}
+
+// Sixteen channels of a row, as stored: codes in the first two, or f16.
+struct Piece {
+    uint2 words[4];
+    uint32_t scale;
+};
+
+DEVICE void load_piece(Piece& p, const RowFormat& f, const uint8_t* row, uint32_t lane) {
+    const bool coded = 16 * lane < f.coded;
+    const uint8_t* at = coded ? row + 16 * lane : row + f.tail_offset + 2 * (16 * lane - f.coded);
+    p.words[0] = load8(at), p.words[1] = load8(at + 8);
+    p.scale = row[f.code_bytes + (coded ? lane / 4 : 0)];
+    if (!coded) p.words[2] = load8(at + 16), p.words[3] = load8(at + 24);
+}
+
+DEVICE void store_piece(const Piece& p, bool coded, uint32_t lane, uint32_t key, uint8_t* tile) {
+    uint4 low, high;
+    if (coded) {
+        const uint32_t scale = half_scale(p.scale);
+        low.x = code_halves(p.words[0].x, 0x1404, scale), low.y = code_halves(p.words[0].x, 0x3424, scale);
+        low.z = code_halves(p.words[0].y, 0x1404, scale), low.w = code_halves(p.words[0].y, 0x3424, scale);
+        high.x = code_halves(p.words[1].x, 0x1404, scale), high.y = code_halves(p.words[1].x, 0x3424, scale);
+        high.z = code_halves(p.words[1].y, 0x1404, scale), high.w = code_halves(p.words[1].y, 0x3424, scale);
+    } else {
+        low = make_uint4(p.words[0].x, p.words[0].y, p.words[1].x, p.words[1].y);
+        high = make_uint4(p.words[2].x, p.words[2].y, p.words[3].x, p.words[3].y);
+    }
+    uint8_t* block = tile + lane / 4 * BLOCK_BYTES;
+    *reinterpret_cast<uint4*>(block + swizzled(key, lane % 4 * 16)) = low;
+    *reinterpret_cast<uint4*>(block + swizzled(key, lane % 4 * 16 + 8)) = high;
+}
+
+// The decoding warpgroup: a warp takes 16 keys of every tile. Keys that do not exist become zeros.
+DEVICE void decode(const AttendArgs& a, const StepRow& row, uint32_t r, const Visible& v, Shared& s) {
+    const uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const uint32_t total = v.n_window + v.n_rows, tiles = (total + TILE - 1) / TILE;
+    const bool coded = 16 * lane < a.format.coded;
+    for (uint32_t i = 0; i < tiles; i++) {
+        const uint32_t buffer = i % BUFFERS;
+        barrier_wait(&s.empty[buffer], i / BUFFERS % 2 ^ 1);
+#pragma unroll 1
+        for (uint32_t first = warp * 16; first < warp * 16 + 16; first += AHEAD) {
+            Piece pieces[AHEAD];
+#pragma unroll
+            for (uint32_t k = 0; k < AHEAD; k++) {
+                const uint32_t key = min(i * TILE + first + k, total - 1);
+                load_piece(pieces[k], a.format, key_row(a, row, r, v, key), lane);
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < AHEAD; k++) {
+                if (i * TILE + first + k >= total) {
+                    pieces[k] = {{make_uint2(0, 0), make_uint2(0, 0), make_uint2(0, 0), make_uint2(0, 0)}, 127};
+                }
+                store_piece(pieces[k], coded, lane, first + k, s.keys[buffer]);
+            }
+        }
+        written_for_wgmma();
+        __syncwarp();
+        if (lane == 0) barrier_arrive(&s.full[buffer]);
+    }
+}
+
+// The row's queries, times the scale of scores, as f16: all threads.
+DEVICE void load_queries(const AttendArgs& a, uint32_t r, uint32_t first_head, uint8_t* to) {
+    const float* q = a.q + (uint64_t(r) * a.n_heads + first_head) * DIM;
+    const float scale = a.scale * LOG2_E;
+    for (uint32_t i = threadIdx.x; i < HEADS * DIM / 8; i += THREADS) {
+        const uint32_t head = i / (DIM / 8), channel = i % (DIM / 8) * 8;
+        const float4 x = *reinterpret_cast<const float4*>(q + head * DIM + channel);
+        const float4 y = *reinterpret_cast<const float4*>(q + head * DIM + channel + 4);
+        uint4 bits;
+        bits.x = float_to_half(x.x * scale) | uint32_t(float_to_half(x.y * scale)) << 16;
+        bits.y = float_to_half(x.z * scale) | uint32_t(float_to_half(x.w * scale)) << 16;
+        bits.z = float_to_half(y.x * scale) | uint32_t(float_to_half(y.y * scale)) << 16;
+        bits.w = float_to_half(y.z * scale) | uint32_t(float_to_half(y.w * scale)) << 16;
+        *reinterpret_cast<uint4*>(to + channel / 64 * BLOCK_BYTES + swizzled(head, channel % 64)) = bits;
+    }
+}
+
+DEVICE float over_four(float v, bool sum) {
+    const float other = __shfl_xor_sync(FULL_WARP, v, 1);
+    v = sum ? v + other : fmaxf(v, other);
+    const float more = __shfl_xor_sync(FULL_WARP, v, 2);
+    return sum ? v + more : fmaxf(v, more);
+}
+
+// The running softmax of two heads, row g and g + 8 of the warp's sixteen.
+struct Running {
+    float largest[2], weight[2];
+};
+
+// Scores become weights in shared memory; `shrink` is what earlier sums are worth.
+DEVICE void weigh(Running& run, float (&scores)[16], uint32_t left, Shared& s, uint32_t& phase,
+                  float (&shrink)[2]) {
+    const uint32_t group = threadIdx.x / 128, t = threadIdx.x % 4;
+    const uint32_t head = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float largest = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float& score = scores[i / 2 * 4 + 2 * half + i % 2];
+            if (group * 32 + i / 2 * 8 + 2 * t + i % 2 >= left) score = -INFINITY;
+            largest = fmaxf(largest, score);
+        }
+        largest = over_four(largest, false);
+        if (t == 0) s.largest[group][head + 8 * half] = largest;
+    }
+    // Both warpgroups are also done with the weights of the tile before.
+    meet(&s.met, phase, 1, 256);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const uint32_t row = head + 8 * half;
+        const float largest = fmaxf(run.largest[half], fmaxf(s.largest[0][row], s.largest[1][row]));
+        shrink[half] = exp2f(run.largest[half] - largest);
+        run.largest[half] = largest;
+        float sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float low = exp2f(scores[4 * j + 2 * half] - largest);
+            const float high = exp2f(scores[4 * j + 2 * half + 1] - largest);
+            sum += low + high;
+            *reinterpret_cast<uint32_t*>(s.weights + swizzled(row, group * 32 + 8 * j + 2 * t)) =
+                float_to_half(low) | uint32_t(float_to_half(high)) << 16;
+        }
+        run.weight[half] = run.weight[half] * shrink[half] + sum;
+    }
+    written_for_wgmma();
+    meet(&s.met, phase, 1, 256);
+}
+
+// The rest of the denominator: the other keys' weights and the sink's.
+DEVICE void finish(const AttendArgs& a, const Running& run, float (&sums)[128], uint32_t r, uint32_t first_head,
+                   Shared& s, uint32_t& phase) {
+    const uint32_t group = threadIdx.x / 128, t = threadIdx.x % 4;
+    const uint32_t head = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+    float own[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        own[half] = over_four(run.weight[half], true);
+        if (t == 0) s.largest[group][head + 8 * half] = own[half];
+    }
+    meet(&s.met, phase, 1, 256);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const uint32_t row = head + 8 * half;
+        const float sink = a.sinks[first_head + row] * LOG2_E;
+        // The sink may be far above all scores.
+        const float largest = fmaxf(run.largest[half], sink);
+        const float shrink = exp2f(run.largest[half] - largest);
+        const float weight = s.largest[0][row] + s.largest[1][row];
+        const float factor = shrink / (weight * shrink + exp2f(sink - largest));
+        float* out = a.out + (uint64_t(r) * a.n_heads + first_head + row) * DIM + group * 256;
+#pragma unroll
+        for (int j = 0; j < 32; j++) {
+            *reinterpret_cast<float2*>(out + 8 * j + 2 * t) =
+                make_float2(sums[4 * j + 2 * half] * factor, sums[4 * j + 2 * half + 1] * factor);
+        }
+    }
+}
+
+// Two warpgroups.
+DEVICE void attend_tiles(const AttendArgs& a, uint32_t r, uint32_t first_head, uint32_t total, Shared& s) {
+    const uint32_t group = threadIdx.x / 128, tiles = (total + TILE - 1) / TILE;
+    uint32_t phase = 0;
+    Running run = {{-3.0e38f, -3.0e38f}, {0.0f, 0.0f}};
+    float sums[128];
+#pragma unroll
+    for (int i = 0; i < 128; i++) sums[i] = 0.0f;
+    for (uint32_t i = 0; i < tiles; i++) {
+        const uint32_t buffer = i % BUFFERS;
+        uint8_t* const keys = s.keys[buffer];
+        barrier_wait(&s.full[buffer], i / BUFFERS % 2);
+        float scores[16];
+#pragma unroll
+        for (int j = 0; j < 16; j++) scores[j] = 0.0f;
+        wgmma_hold(scores);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < DIM / 16; k++) {
+            const RightTile q = left_tile(s.q + k / 4 * BLOCK_BYTES);
+            const RightTile key = right_tile(keys + k / 4 * BLOCK_BYTES + group * 32 * 128);
+            wgmma_shared<32>(scores, right_step(q, k % 4), right_step(key, k % 4));
+        }
+        wgmma_commit();
+        wgmma_wait<0>();
+        wgmma_hold(scores);
+        float shrink[2];
+        weigh(run, scores, total - i * TILE, s, phase, shrink);
+#pragma unroll
+        for (int j = 0; j < 128; j++) sums[j] *= shrink[j / 2 % 2];
+        wgmma_hold(sums);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < TILE / 16; k++) {
+            const RightTile weights = left_tile(s.weights);
+            const ValueTile values = value_tile(keys + group * 4 * BLOCK_BYTES, BLOCK_BYTES);
+            wgmma_values<256>(sums, right_step(weights, k), value_step(values, k));
+        }
+        wgmma_commit();
+        wgmma_wait<0>();
+        wgmma_hold(sums);
+        if (threadIdx.x % 32 == 0) barrier_arrive(&s.empty[buffer]);
+    }
+    finish(a, run, sums, r, first_head, s, phase);
+}
+
+// grid: (heads / 64, rows).
+DEVICE void attend_row(const AttendArgs& a) {
+    DYNAMIC_SHARED(uint8_t, bytes);
+#ifdef KEID_EMULATE
+    Shared& s = *reinterpret_cast<Shared*>(bytes);
+#else
+    Shared& s = *reinterpret_cast<Shared*>(bytes + (0u - shared_place(bytes)) % 1024);
+#endif
+    const uint32_t r = blockIdx.y, first_head = blockIdx.x * HEADS;
+    const StepRow& row = a.step.row(r);
+    const Visible v = visible(a, row);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < BUFFERS; i++) {
+            barrier_init(&s.full[i], 4);
+            barrier_init(&s.empty[i], 8);
+        }
+        barrier_init(&s.met, 256);
+        barriers_ready();
+    }
+    load_queries(a, r, first_head, s.q);
+    written_for_wgmma();
+    __syncthreads();
+    if (threadIdx.x >= 256) {
+        registers_less<104>();
+        decode(a, row, r, v, s);
+    } else {
+        registers_more<200>();
+        attend_tiles(a, r, first_head, v.n_window + v.n_rows, s);
+    }
+}
+
+#endif
+
+KERNEL_OCC(THREADS, 1, attend_wide, AttendArgs) { WGMMA_BODY(attend_row(a);) }

@@ -1,0 +1,392 @@
+//! Products with many rows on sm_90: the tensor-core instructions of warpgroups, with weights that become
+//! f16 in registers and activations rounded to f16 under a power of two a row.
+
+use backend::Result;
+
+use super::experts::{Bank, Rows};
+use super::gemm::Groups;
+use super::round::Values;
+use super::sorted::{MAX_EXPERTS, SORT, SUM, SortArgs, SumArgs, TILES, TilesArgs, max_tiles};
+use super::weights::{Layout, Matrix, MatrixArgs};
+use super::workspace::Workspace;
+use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
+
+const HALVES: Kernel = Kernel::new("matmul/round", "halves_rows");
+const THREADS: u32 = 256;
+/// Panels of 16 weight rows that a block computes.
+const PANELS: usize = 16;
+/// Bytes of a row of 64 f16 values.
+const STEP_BYTES: usize = 128;
+/// Activation rows of a wide block, and what rows are padded to.
+const WIDE: usize = 128;
+const NARROW: usize = 64;
+/// Weights are multiplied by it on their way to f16 (`halves.cuh`).
+const GAIN: f32 = 64.0;
+/// Largest f16 that gated values may become.
+const HIDDEN_MAX: f32 = 60_000.0;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct HalvesArgs {
+    x: DevicePtr,
+    out: DevicePtr,
+    factors: DevicePtr,
+    places: DevicePtr,
+    ids: DevicePtr,
+    gaps: DevicePtr,
+    stride: u32,
+    cols: u32,
+    steps: u32,
+    rows: u32,
+    used: u32,
+    unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct WideArgs {
+    m: MatrixArgs,
+    x: DevicePtr,
+    factors: DevicePtr,
+    out: DevicePtr,
+    grid: DevicePtr,
+    x_step: u64,
+    x_rows: u32,
+    out_stride: u32,
+    groups: u32,
+    first_group: u32,
+    n_rows: u32,
+    unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ExpertsWideArgs {
+    m: MatrixArgs,
+    up: MatrixArgs,
+    x: DevicePtr,
+    factors: DevicePtr,
+    tiles: DevicePtr,
+    grid: DevicePtr,
+    out: DevicePtr,
+    x_step: u64,
+    out_step: u64,
+    clamp: f32,
+    scale: f32,
+    n_rows: u32,
+    unused: u32,
+}
+
+// SAFETY: `repr(C)`, as in `round.cu`; the last field fills the padding.
+unsafe impl Args for HalvesArgs {}
+// SAFETY: `repr(C)`, as in `gemm_wide.cu`; the last field fills the padding.
+unsafe impl Args for WideArgs {}
+// SAFETY: `repr(C)`, as in `experts_wide.cu`; the last field fills the padding.
+unsafe impl Args for ExpertsWideArgs {}
+
+/// Whether a device has the instructions.
+pub(crate) fn has(gpu: &Gpu) -> bool {
+    gpu.arch() == 90
+}
+
+/// Whether products with a layout's weights can be computed here.
+pub(super) fn can(gpu: &Gpu, layout: Layout) -> bool {
+    has(gpu)
+        && shared_bytes(layout, WIDE).is_some_and(|bytes| bytes <= gpu.description().shared_max)
+}
+
+/// Stages of activations (`gemm_wide.cu`).
+fn stages(layout: Layout, columns: usize) -> usize {
+    match layout {
+        _ if columns == WIDE => 5,
+        Layout::Q2K | Layout::Iq2Xxs => 6,
+        _ => 4,
+    }
+}
+
+/// Bytes of shared memory of a block (`wide.cuh`).
+fn shared_bytes(layout: Layout, columns: usize) -> Option<usize> {
+    let weights = 2 * PANELS * layout.chunk_bytes()?;
+    Some(stages(layout, columns) * columns * STEP_BYTES + weights + 1024)
+}
+
+/// The kernels of a layout: a product, and what experts need.
+struct Kernels {
+    product: Kernel,
+    up: Kernel,
+    down: Kernel,
+}
+
+fn kernels(layout: Layout, columns: usize) -> Option<Kernels> {
+    macro_rules! named {
+        ($name:literal) => {
+            match columns {
+                WIDE => (
+                    concat!("wide_", $name, "_128"),
+                    concat!("up_", $name, "_128"),
+                    concat!("down_", $name, "_128"),
+                ),
+                _ => (
+                    concat!("wide_", $name, "_64"),
+                    concat!("up_", $name, "_64"),
+                    concat!("down_", $name, "_64"),
+                ),
+            }
+        };
+    }
+    let (product, up, down) = match layout {
+        Layout::Q8_0 => named!("q8_0"),
+        Layout::Mxfp4 => named!("mxfp4"),
+        Layout::Q2K => named!("q2_k"),
+        Layout::Q4K => named!("q4_k"),
+        Layout::Q6K => named!("q6_k"),
+        Layout::Iq2Xxs => named!("iq2_xxs"),
+        Layout::F32 | Layout::F16 | Layout::BF16 => return None,
+    };
+    let experts = |name| Kernel::new("matmul/experts_wide", name);
+    Some(Kernels {
+        product: Kernel::new("matmul/gemm_wide", product),
+        up: experts(up),
+        down: experts(down),
+    })
+}
+
+/// Rows as f16: `[slice][64 columns][row]`.
+#[derive(Clone, Copy)]
+pub(super) struct Halves {
+    x: DevicePtr,
+    factors: DevicePtr,
+    rows: usize,
+}
+
+impl Halves {
+    fn step_bytes(&self) -> u64 {
+        (self.rows * STEP_BYTES) as u64
+    }
+}
+
+/// Bytes of the f16 rows of `n_rows` rows of `chunks` times 256 columns, slices and padding counted.
+pub(super) fn halves_bytes(n_rows: usize, chunks: usize) -> usize {
+    n_rows.next_multiple_of(WIDE) * chunks * 4 * STEP_BYTES
+}
+
+/// Slots of f16 rows for sorted pairs: each expert's begin at a multiple of eight, and a tile may reach
+/// beyond the last.
+pub(super) fn slots(n_pairs: usize, n_experts: usize) -> usize {
+    (n_pairs + 7 * n_experts.min(n_pairs)).next_multiple_of(8) + WIDE
+}
+
+/// Rounds rows; `None` when they do not fit into the workspace.
+pub(super) fn round(gpu: &Gpu, ws: &Workspace, values: &Values) -> Result<Option<Halves>> {
+    let chunks = values.chunks();
+    let rows = values.n_rows.next_multiple_of(WIDE);
+    let bytes = halves_bytes(values.n_rows, chunks * values.n_slices);
+    if bytes > ws.halves_bytes() || rows * values.n_slices > ws.factors_len() {
+        return Ok(None);
+    }
+    let halves = Halves { x: ws.halves(), factors: ws.factors(), rows };
+    let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
+    launch_halves(gpu, values, &halves, pairs)?;
+    Ok(Some(halves))
+}
+
+/// `pairs`: places, ids and gaps of the pairs of every row, and how many those are.
+fn launch_halves(
+    gpu: &Gpu,
+    values: &Values,
+    to: &Halves,
+    (places, ids, gaps, used): (DevicePtr, DevicePtr, DevicePtr, usize),
+) -> Result<()> {
+    let args = HalvesArgs {
+        x: values.x,
+        out: to.x,
+        factors: to.factors,
+        places,
+        ids,
+        gaps,
+        stride: values.stride as u32,
+        cols: values.cols as u32,
+        steps: (4 * values.chunks()) as u32,
+        rows: to.rows as u32,
+        used: used as u32,
+        unused: 0,
+    };
+    gpu.launch(&HALVES, Launch::grid2(values.n_rows, values.n_slices, 256), &args)
+}
+
+/// `out[r] = w · x[r]` of rounded rows; `out` is where the first goes, and how far rows are apart.
+pub(super) fn product(
+    gpu: &Gpu,
+    ws: &Workspace,
+    (x, n_rows): (&Halves, usize),
+    w: &Matrix,
+    out: (DevicePtr, usize),
+    groups: &Groups,
+) -> Result<()> {
+    let row_blocks = w.group_panels(groups.all).div_ceil(PANELS);
+    // Narrow blocks where wide ones would leave multiprocessors idle.
+    let wide = row_blocks * groups.n * n_rows.div_ceil(WIDE) >= gpu.sms() && n_rows > NARROW;
+    let columns = if wide { WIDE } else { NARROW };
+    // `can` has looked.
+    let (Some(kernels), Some(shared)) =
+        (kernels(w.layout(), columns), shared_bytes(w.layout(), columns))
+    else {
+        unreachable!("{}: no wide kernel", w.name())
+    };
+    let args = WideArgs {
+        m: w.args(),
+        x: x.x,
+        factors: x.factors,
+        out: out.0,
+        grid: ws.grid(),
+        x_step: x.step_bytes(),
+        x_rows: x.rows as u32,
+        out_stride: out.1 as u32,
+        groups: groups.all as u32,
+        first_group: groups.first as u32,
+        n_rows: n_rows as u32,
+        unused: 0,
+    };
+    let grid = Launch::grid3(n_rows.div_ceil(columns), row_blocks, groups.n, THREADS);
+    gpu.launch(&kernels.product, grid.shared(shared), &args)
+}
+
+/// Whether a bank's products, gated in between, can be computed with f16 in between.
+pub(super) fn can_experts(gpu: &Gpu, bank: &Bank<'_>) -> bool {
+    bank.gate.layout() == bank.up.layout()
+        && bank.gate.experts() <= MAX_EXPERTS
+        && can(gpu, bank.gate.layout())
+        && can(gpu, bank.down.layout())
+        && bank.clamp > 0.0
+        && bank.clamp * bank.clamp <= HIDDEN_MAX
+}
+
+/// The power of two under which gated values fill f16.
+fn hidden_scale(clamp: f32) -> f32 {
+    (HIDDEN_MAX / (clamp * clamp)).log2().floor().min(20.0).exp2()
+}
+
+/// Whether the workspace holds `n_rows` rows of a bank's pairs at once.
+pub(super) fn fits(ws: &Workspace, bank: &Bank<'_>, shared: bool, n_rows: usize) -> bool {
+    let n_pairs = n_rows * bank.used();
+    let slots = slots(n_pairs, bank.gate.experts());
+    let bytes = |chunks: usize| slots * chunks * 4 * STEP_BYTES;
+    bytes(bank.gate.chunks()) <= ws.halves_bytes()
+        && bytes(bank.down.chunks()) <= ws.hidden_halves_bytes()
+        && slots <= ws.factors_len()
+        && n_pairs + if shared { n_rows } else { 0 } <= ws.result_rows(bank.down.rows())
+}
+
+/// `out[r] = Σ_i w_i expert_{ids[r][i]}(x[r]) + shared(x[r])` for `n_rows` rows from `first` on.
+pub(super) fn mixture(
+    rows: &Rows<'_>,
+    bank: &Bank<'_>,
+    shared: Option<&Bank<'_>>,
+    first: usize,
+    n_rows: usize,
+) -> Result<()> {
+    let (gpu, ws) = (rows.gpu, rows.ws);
+    let (ids, weights) = bank.routing_from(first);
+    let (n_pairs, n_experts) = (n_rows * bank.used(), bank.gate.experts());
+    let sort = SortArgs {
+        ids,
+        starts: ws.starts(),
+        pairs: ws.sorted_pairs(),
+        places: ws.places(),
+        n_pairs: n_pairs as u32,
+        n_experts: n_experts as u32,
+    };
+    gpu.launch(&SORT, Launch::new(n_experts, 256), &sort)?;
+    // An expert's pairs seldom fill whole wide tiles.
+    let columns = if n_pairs >= 4 * NARROW * n_experts { WIDE } else { NARROW };
+    let tiles = max_tiles(n_pairs, n_experts, columns);
+    let cut = TilesArgs {
+        starts: ws.starts(),
+        tiles: ws.tiles(),
+        gaps: ws.gaps(),
+        n_experts: n_experts as u32,
+        columns: columns as u32,
+        max_tiles: tiles as u32,
+        unused: 0,
+    };
+    gpu.launch(&TILES, Launch::new(1, 256), &cut)?;
+    let x = rows.values(first, n_rows);
+    let sorted = Halves { x: ws.halves(), factors: ws.factors(), rows: slots(n_pairs, n_experts) };
+    launch_halves(gpu, &x, &sorted, (ws.places(), ids, ws.gaps(), bank.used()))?;
+    let some = Some(ws.tiles());
+    gated(gpu, ws, bank, &sorted, (some, tiles, columns, n_pairs), ws.results())?;
+
+    let cols = bank.down.rows();
+    let last = match shared {
+        None => DevicePtr::NULL,
+        Some(shared) => {
+            let out = ws.results().add(n_pairs * cols * 4);
+            // `fits` has looked: these rows are fewer.
+            if let Some(x) = round(gpu, ws, &x)? {
+                let tiles = n_rows.div_ceil(WIDE);
+                gated(gpu, ws, shared, &x, (None, tiles, WIDE, n_rows), out)?;
+            }
+            out
+        }
+    };
+    let sum = SumArgs {
+        y: ws.results(),
+        places: ws.places(),
+        weights,
+        last,
+        out: rows.out_from(first),
+        used: bank.used() as u32,
+        cols: cols as u32,
+        n_rows: n_rows as u32,
+        unused: 0,
+    };
+    gpu.launch(&SUM, Launch::grid2(cols.div_ceil(256), n_rows, 256), &sum)
+}
+
+/// Gate and up, and down: `tiles` and how many, their columns, and how many rows there are.
+fn gated(
+    gpu: &Gpu,
+    ws: &Workspace,
+    bank: &Bank<'_>,
+    x: &Halves,
+    (tiles, n_tiles, columns, n_rows): (Option<DevicePtr>, usize, usize, usize),
+    out: DevicePtr,
+) -> Result<()> {
+    let scale = hidden_scale(bank.clamp);
+    let step = x.step_bytes();
+    let args = ExpertsWideArgs {
+        m: bank.gate.args(),
+        up: bank.up.args(),
+        x: x.x,
+        factors: x.factors,
+        tiles: tiles.unwrap_or(DevicePtr::NULL),
+        grid: ws.grid(),
+        out: ws.hidden_halves(),
+        x_step: step,
+        out_step: step,
+        clamp: bank.clamp,
+        scale,
+        n_rows: n_rows as u32,
+        unused: 0,
+    };
+    let launch = |m: &Matrix, blocks: usize, up: bool, args: &ExpertsWideArgs| {
+        let (Some(kernels), Some(shared)) =
+            (kernels(m.layout(), columns), shared_bytes(m.layout(), columns))
+        else {
+            unreachable!("{}: no wide kernel", m.name())
+        };
+        let kernel = if up { kernels.up } else { kernels.down };
+        gpu.launch(&kernel, Launch::grid2(blocks, n_tiles, THREADS).shared(shared), args)
+    };
+    // What lies behind the last inner value becomes zeros, to the end of the chunk.
+    launch(bank.gate, 2 * bank.down.chunks(), true, &args)?;
+    let down = ExpertsWideArgs {
+        m: bank.down.args(),
+        up: MatrixArgs::default(),
+        x: ws.hidden_halves(),
+        out,
+        scale: 1.0 / (GAIN * scale),
+        ..args
+    };
+    launch(bank.down, bank.down.group_panels(1).div_ceil(PANELS), false, &down)
+}
