@@ -77,6 +77,24 @@ DEVICE float warp_max(float v) {
 }
 #endif
 
+// The same of unsigned integers.
+#ifdef KEID_EMULATE
+DEVICE uint32_t warp_max_bits(uint32_t v) {
+    for (int o = 16; o > 0; o >>= 1) v = max(v, __shfl_xor_sync(FULL_WARP, v, o));
+    return v;
+}
+DEVICE uint32_t warp_min_bits(uint32_t v) { return ~warp_max_bits(~v); }
+#else
+DEVICE uint32_t warp_max_bits(uint32_t v) { return __reduce_max_sync(FULL_WARP, v); }
+DEVICE uint32_t warp_min_bits(uint32_t v) { return __reduce_min_sync(FULL_WARP, v); }
+#endif
+
+// Floats as unsigned integers of the same order; no number is zero.
+DEVICE uint32_t ordered(float v) {
+    const uint32_t bits = __float_as_uint(v);
+    return bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
+}
+
 // The sum over a block of whole warps; every thread gets it. `part` holds 32 floats.
 DEVICE float block_sum(float v, float* part) {
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;

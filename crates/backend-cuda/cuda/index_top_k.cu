@@ -158,12 +158,6 @@ KERNEL_OCC(256, 2, index_scores, IndexArgs) {
     }
 }
 
-// Floats as unsigned integers of the same order.
-DEVICE uint32_t ordered(float v) {
-    const uint32_t bits = __float_as_uint(v);
-    return bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
-}
-
 // How many of the block's flags are set before this thread's, and in all. `counts` holds 32.
 DEVICE uint32_t flags_before(bool flag, uint32_t* counts, uint32_t& total) {
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;

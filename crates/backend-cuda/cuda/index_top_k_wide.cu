@@ -243,12 +243,6 @@ KERNEL_OCC(128 * GROUPS, 1, index_scores_wide, IndexArgs) { WGMMA_BODY(index_sco
 // Scores that a thread looks at in turn.
 #define RUN 8
 
-// Floats as unsigned integers of the same order.
-DEVICE uint32_t ordered(float v) {
-    const uint32_t bits = __float_as_uint(v);
-    return bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
-}
-
 struct Select {
     uint32_t bins[BINS];
     uint32_t near[NEAR_MAX];

@@ -126,8 +126,10 @@ pub(crate) fn expand(
 }
 
 /// Channels of a chunk, and sums that it leaves: `CHUNK` and `SUMS` of cuda/hyper_connection.cu.
-const CHUNK: usize = 64;
+const CHUNK: usize = 32;
 const SUMS: usize = 34;
+/// Blocks that share the rows of a chunk, at most.
+const ROW_BLOCKS: usize = 4;
 /// Streams that the fused kernels are made for: every published model's.
 const STREAMS: usize = 4;
 
@@ -168,6 +170,8 @@ struct NextArgs {
     n_chunks: u32,
     hc_eps: f32,
     rms_eps: f32,
+    n_rows: u32,
+    pad: u32,
 }
 
 // SAFETY: the struct of cuda/hyper_connection.cu, without padding.
@@ -236,12 +240,14 @@ fn next_args(
         n_chunks: hidden.div_ceil(CHUNK) as u32,
         hc_eps: hc.eps,
         rms_eps: parts.shape.config.rms_eps,
+        n_rows: n_rows as u32,
+        pad: 0,
     })
 }
 
 fn launch(parts: &Parts<'_>, args: &NextArgs, hidden: usize, n_rows: usize) -> Result<()> {
     let chunks = hidden.div_ceil(CHUNK);
-    parts.gpu.launch(&EXPAND_SUMS, Launch::grid2(chunks, n_rows, 256), args)?;
+    parts.gpu.launch(&EXPAND_SUMS, Launch::grid2(chunks, n_rows.min(ROW_BLOCKS), 256), args)?;
     // A site has mixing values, which one block more writes.
     let blocks = hidden.div_ceil(256) + usize::from(args.mix != DevicePtr::NULL);
     parts.gpu.launch(&MIX_NORM, Launch::grid2(blocks, n_rows, 256), args)

@@ -8,10 +8,11 @@ use crate::matmul::Matrix;
 
 const ROUTE: Kernel = Kernel::new("route", "route");
 const ROUTER: Kernel = Kernel::new("route", "router");
-/// Experts of a block of `router`: its warps, as in cuda/route.cu.
-const ROUTER_WARPS: usize = 8;
+/// Threads and experts of a block of `router`, as in cuda/route.cu.
+const ROUTER_THREADS: u32 = 256;
+const ROUTER_EXPERTS: usize = 2;
 /// With more rows the weights of the router are worth reading once for all.
-const ROUTER_ROWS: usize = 4;
+const ROUTER_ROWS: usize = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -117,8 +118,8 @@ pub(crate) fn router(
         n_rows: n_rows as u32,
         pad: 0,
     };
-    let blocks = logits.cols.div_ceil(ROUTER_WARPS);
-    let launch = Launch::new(blocks, 32 * ROUTER_WARPS as u32).shared(8 * logits.cols);
+    let blocks = logits.cols.div_ceil(ROUTER_EXPERTS);
+    let launch = Launch::new(blocks, ROUTER_THREADS).shared(8 * logits.cols);
     parts.gpu.launch(&ROUTER, launch, &args)?;
     Ok(true)
 }
