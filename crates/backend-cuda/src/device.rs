@@ -11,12 +11,8 @@ use crate::kv::Kv;
 use crate::step::Mirror;
 use crate::weight::Weight;
 use crate::{
-<<<<<<< HEAD
     Cuda, Prepared, attend, attention, hyper_connection, index_top_k, matmul, mixture, rope_tail,
-=======
-    Cuda, Prepared, attend, attention_in, hyper_connection, index_top_k, matmul, mixture,
-    rope_tail, site,
->>>>>>> cuda2
+    site,
 };
 
 /// Rows of a step: blocks in a grid's second dimension.
