@@ -57,6 +57,8 @@ DEVICE void finish_kv(const LatentArgs& a, uint32_t r, float* row, float* part) 
 }
 
 // grid: rows for the latents, rows for the KV rows, spans for each compressor. Shared: a row.
+// A few bytes spill:
+// spills: attention_in
 KERNEL(512, attention_in, LatentArgs) {
     DYNAMIC_SHARED(float, row);
     SHARED float part[32];
