@@ -1,6 +1,6 @@
 // Rounds activations to int8, once for all matrices that read them. A warp takes 256 columns of a row,
 // a lane eight of them.
-#include "../wgmma.cuh"
+#include "wgmma.cuh"
 #include "halves.cuh"
 #include "round.cuh"
 
