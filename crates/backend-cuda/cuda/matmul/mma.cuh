@@ -87,13 +87,11 @@ DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     for (uint32_t i = 0; i < 4; i++) {
         const uint32_t half = i / 2, column = 2 * t + i % 2;
-        for (uint32_t q = 0; q < 4; q++) {
-            const MmaBox &row = box[4 * g + q], &col = box[4 * column + q];
-            for (uint32_t step = 0; step < 2; step++) {
-                const uint32_t x = row.a[half + 2 * step], y = col.b[step];
-                c[i] += half_to_float(uint16_t(x)) * half_to_float(uint16_t(y));
-                c[i] += half_to_float(uint16_t(x >> 16)) * half_to_float(uint16_t(y >> 16));
-            }
+        for (uint32_t k = 0; k < 16; k++) {
+            const MmaBox &row = box[4 * g + k / 2 % 4], &col = box[4 * column + k / 2 % 4];
+            const int shift = k % 2 * 16;
+            c[i] += half_to_float(uint16_t(row.a[half + k / 8 * 2] >> shift))
+                * half_to_float(uint16_t(col.b[k / 8] >> shift));
         }
     }
     __syncwarp();
@@ -142,7 +140,7 @@ DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// c += a b with f16 operands, k = 16 in two steps of two values.
+// c += a b with f16 operands, k = 16: two steps of two values.
 DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
