@@ -282,6 +282,21 @@ impl Ops for Cuda {
         attention_in::attn_in(&self.parts(), out, x, w, step.rows.len())
     }
 
+    fn attn_out(
+        &mut self,
+        y: &mut Act<Buffer>,
+        heads: &mut Act<Buffer>,
+        w: &AttentionWeights<Self>,
+        shape: (usize, usize),
+        step: &Step,
+    ) -> Result<()> {
+        let n_rows = step.rows.len();
+        if n_rows > FEW_ROWS && projections::attn_out(&self.parts(), y, heads, w, shape, n_rows)? {
+            return Ok(());
+        }
+        defaults::attn_out(self, y, heads, w, shape, step)
+    }
+
     fn moe(
         &mut self,
         y: &mut Act<Buffer>,

@@ -333,13 +333,7 @@ pub trait Ops: Device + Sized {
         shape: (usize, usize),
         step: &Step,
     ) -> Result<()> {
-        let (head_dim, n_groups) = shape;
-        with_scratch(self, |be, s| {
-            // Values carry the key's rotation; undo it at the query's position.
-            be.rope_tail(heads, head_dim, &w.rope, true, step)?;
-            be.grouped_matmul(&mut s.out_low, heads, &w.out_a, n_groups, step)?;
-            be.matmul(y, &s.out_low, &w.out_b, step, Count::Rows)
-        })
+        defaults::attn_out(self, y, heads, w, shape, step)
     }
 
     /// Router, routed experts and the shared expert.

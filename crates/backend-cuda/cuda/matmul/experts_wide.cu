@@ -121,8 +121,8 @@ DEVICE void experts_wide_down(const ExpertsWideArgs& a) {
 #endif
 
 #define EXPERTS(name, F, blocks, stages)                                                                      \
-    KERNEL_OCC(WIDE_THREADS, 1, up_##name##_128, ExpertsWideArgs) { WGMMA_BODY(experts_wide_up<F, 128, 5>(a);) }          \
-    KERNEL_OCC(WIDE_THREADS, 1, down_##name##_128, ExpertsWideArgs) { WGMMA_BODY(experts_wide_down<F, 128, 5>(a);) }      \
+    KERNEL_OCC(WIDE_THREADS, 1, up_##name##_128, ExpertsWideArgs) { WGMMA_BODY(experts_wide_up<F, 128, 4>(a);) }          \
+    KERNEL_OCC(WIDE_THREADS, 1, down_##name##_128, ExpertsWideArgs) { WGMMA_BODY(experts_wide_down<F, 128, 4>(a);) }      \
     KERNEL_OCC(WIDE_THREADS, blocks, up_##name##_64, ExpertsWideArgs) { WGMMA_BODY(experts_wide_up<F, 64, stages>(a);) }  \
     KERNEL_OCC(WIDE_THREADS, blocks, down_##name##_64, ExpertsWideArgs) {                                     \
         WGMMA_BODY(experts_wide_down<F, 64, stages>(a);)                                                                  \
@@ -130,7 +130,7 @@ DEVICE void experts_wide_down(const ExpertsWideArgs& a) {
 
 EXPERTS(q8_0, Q8_0, 1, 4)
 EXPERTS(mxfp4, Mxfp4, 2, 4)
-EXPERTS(q2_k, Q2K, 2, 6)
+EXPERTS(q2_k, Q2K, 2, 8)
 EXPERTS(q4_k, Q4K, 2, 4)
 EXPERTS(q6_k, Q6K, 1, 4)
-EXPERTS(iq2_xxs, Iq2Xxs, 2, 6)
+EXPERTS(iq2_xxs, Iq2Xxs, 2, 8)

@@ -1,7 +1,7 @@
 //! Products with many rows on sm_90: the tensor-core instructions of warpgroups, with weights that become
 //! f16 in registers and activations rounded to f16 under a power of two a row.
 
-use backend::Result;
+use backend::{Act, Result};
 
 use super::experts::{Bank, Rows};
 use super::gemm::Groups;
@@ -9,9 +9,11 @@ use super::round::Values;
 use super::sorted::{MAX_EXPERTS, SORT, SUM, SortArgs, SumArgs, TILES, TilesArgs, max_tiles};
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::workspace::Workspace;
-use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::rope_tail::RopeArgs;
 
 const HALVES: Kernel = Kernel::new("matmul/round", "halves_rows");
+const TURNED: Kernel = Kernel::new("matmul/round", "halves_turned");
 const THREADS: u32 = 256;
 /// Panels of 16 weight rows that a block computes.
 const PANELS: usize = 16;
@@ -110,6 +112,18 @@ struct F16Args {
 
 // SAFETY: `repr(C)`, as in `gemm_wide_f16.cu`; the last field fills the padding.
 unsafe impl Args for F16Args {}
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TurnedArgs {
+    halves: HalvesArgs,
+    rope: RopeArgs,
+    step: DevicePtr,
+    head_dim: u32,
+    unused: u32,
+}
+
+// SAFETY: `repr(C)`, as in `round.cu`; the last field fills the padding.
+unsafe impl Args for TurnedArgs {}
 // SAFETY: `repr(C)`, as in `round.cu`; the last field fills the padding.
 unsafe impl Args for HalvesArgs {}
 // SAFETY: `repr(C)`, as in `gemm_wide.cu`; the last field fills the padding.
@@ -131,8 +145,7 @@ pub(super) fn can(gpu: &Gpu, layout: Layout) -> bool {
 /// Stages of activations (`gemm_wide.cu`).
 fn stages(layout: Layout, columns: usize) -> usize {
     match layout {
-        _ if columns == WIDE => 5,
-        Layout::Q2K | Layout::Iq2Xxs => 6,
+        Layout::Q2K | Layout::Iq2Xxs if columns == NARROW => 8,
         _ => 4,
     }
 }
@@ -236,8 +249,52 @@ pub(super) fn round(
     let rest = if rest { ws.rest() } else { DevicePtr::NULL };
     let halves = Halves { x: ws.halves(), rest, factors: ws.factors(), rows };
     let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
-    launch_halves(gpu, values, &halves, pairs)?;
+    launch_halves(gpu, values, &halves, pairs, None)?;
     Ok(Some(halves))
+}
+
+/// A rotation of heads on the way to f16.
+pub(crate) struct Turn {
+    pub(crate) rope: RopeArgs,
+    pub(crate) step: DevicePtr,
+    pub(crate) head_dim: usize,
+}
+
+/// `y = b · (groups of a · turned heads)`; false where the kernels or the workspace do not suffice.
+pub(crate) fn turned_out(
+    gpu: &Gpu,
+    ws: &Workspace,
+    (y, heads): (&Act<Buffer>, &Act<Buffer>),
+    (a, b): (&Matrix, &Matrix),
+    n_groups: usize,
+    turn: &Turn,
+    n_rows: usize,
+) -> Result<bool> {
+    let cols = a.cols();
+    let values =
+        Values { x: heads.buf.ptr(), stride: heads.cols, cols, n_slices: n_groups, n_rows };
+    let low = Values { x: ws.results(), stride: a.rows(), cols: a.rows(), n_slices: 1, n_rows };
+    let rows = n_rows.next_multiple_of(WIDE);
+    let whole = turn.head_dim.is_multiple_of(8)
+        && turn.rope.dim().is_multiple_of(8)
+        && cols.is_multiple_of(turn.head_dim);
+    let fit =
+        halves_bytes(n_rows, values.chunks() * n_groups).max(halves_bytes(n_rows, low.chunks()));
+    let fits = fit <= ws.halves_bytes()
+        && rows * n_groups <= ws.factors_len()
+        && n_rows <= ws.result_rows(a.rows());
+    if !(whole && fits && can(gpu, a.layout()) && can(gpu, b.layout())) {
+        return Ok(false);
+    }
+    let x = Halves { x: ws.halves(), rest: DevicePtr::NULL, factors: ws.factors(), rows };
+    let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
+    launch_halves(gpu, &values, &x, pairs, Some(turn))?;
+    let groups = Groups { all: n_groups, first: 0, n: n_groups };
+    product(gpu, ws, (&x, n_rows), a, (ws.results(), a.rows()), &groups)?;
+    launch_halves(gpu, &low, &x, pairs, None)?;
+    let whole = Groups { all: 1, first: 0, n: 1 };
+    product(gpu, ws, (&x, n_rows), b, (y.buf.ptr(), y.cols), &whole)?;
+    Ok(true)
 }
 
 /// `pairs`: places, ids and gaps of the pairs of every row, and how many those are.
@@ -246,6 +303,7 @@ fn launch_halves(
     values: &Values,
     to: &Halves,
     (places, ids, gaps, used): (DevicePtr, DevicePtr, DevicePtr, usize),
+    turn: Option<&Turn>,
 ) -> Result<()> {
     let args = HalvesArgs {
         x: values.x,
@@ -262,7 +320,20 @@ fn launch_halves(
         used: used as u32,
         unused: 0,
     };
-    gpu.launch(&HALVES, Launch::grid2(values.n_rows, values.n_slices, 256), &args)
+    let launch = Launch::grid2(values.n_rows, values.n_slices, 256);
+    match turn {
+        None => gpu.launch(&HALVES, launch, &args),
+        Some(turn) => {
+            let args = TurnedArgs {
+                halves: args,
+                rope: turn.rope,
+                step: turn.step,
+                head_dim: turn.head_dim as u32,
+                unused: 0,
+            };
+            gpu.launch(&TURNED, launch, &args)
+        }
+    }
 }
 
 /// `out[r] = w · x[r]` of rounded rows; `out` is where the first goes, and how far rows are apart.
@@ -405,7 +476,7 @@ pub(super) fn mixture(
         factors: ws.factors(),
         rows: slots(n_pairs, n_experts),
     };
-    launch_halves(gpu, &x, &sorted, (ws.places(), ids, ws.gaps(), bank.used()))?;
+    launch_halves(gpu, &x, &sorted, (ws.places(), ids, ws.gaps(), bank.used()), None)?;
     let some = Some(ws.tiles());
     gated(gpu, ws, bank, &sorted, (some, tiles, columns, n_pairs), ws.results())?;
 
