@@ -22,6 +22,9 @@ const STEP_BYTES: usize = 128;
 /// Activation rows of a wide block, and what rows are padded to.
 const WIDE: usize = 128;
 const NARROW: usize = 64;
+/// Pairs of a tile of `experts_broad.cu`, and how many an expert has on average where it is worth it.
+const BROAD: usize = 256;
+const BROAD_MEAN: usize = 80;
 /// Weights are multiplied by it on their way to f16 (`halves.cuh`).
 const GAIN: f32 = 64.0;
 /// Jobs of a launch, weight and activation rows of a block, and its shared memory (`gemm_wide_f16.cu`).
@@ -152,7 +155,8 @@ fn stages(layout: Layout, columns: usize) -> usize {
 
 /// Bytes of shared memory of a block (`wide.cuh`).
 fn shared_bytes(layout: Layout, columns: usize) -> Option<usize> {
-    let weights = 2 * PANELS * layout.chunk_bytes()?;
+    let panels = if columns == BROAD { PANELS / 2 } else { PANELS };
+    let weights = 2 * panels * layout.chunk_bytes()?;
     Some(stages(layout, columns) * columns * STEP_BYTES + weights + 1024)
 }
 
@@ -167,6 +171,7 @@ fn kernels(layout: Layout, columns: usize) -> Option<Kernels> {
     macro_rules! named {
         ($name:literal) => {
             match columns {
+                BROAD => ("", concat!("up_", $name, "_256"), concat!("down_", $name, "_256")),
                 WIDE => (
                     concat!("wide_", $name, "_128"),
                     concat!("up_", $name, "_128"),
@@ -189,7 +194,8 @@ fn kernels(layout: Layout, columns: usize) -> Option<Kernels> {
         Layout::Iq2Xxs => named!("iq2_xxs"),
         Layout::F32 | Layout::F16 | Layout::BF16 => return None,
     };
-    let experts = |name| Kernel::new("matmul/experts_wide", name);
+    let module = if columns == BROAD { "matmul/experts_broad" } else { "matmul/experts_wide" };
+    let experts = |name| Kernel::new(module, name);
     Some(Kernels {
         product: Kernel::new("matmul/gemm_wide", product),
         up: experts(up),
@@ -220,7 +226,7 @@ pub(super) fn halves_bytes(n_rows: usize, chunks: usize) -> usize {
 /// Slots of f16 rows for sorted pairs: each expert's begin at a multiple of eight, and a tile may reach
 /// beyond the last.
 pub(super) fn slots(n_pairs: usize, n_experts: usize) -> usize {
-    (n_pairs + 7 * n_experts.min(n_pairs)).next_multiple_of(8) + WIDE
+    (n_pairs + 7 * n_experts.min(n_pairs)).next_multiple_of(8) + BROAD
 }
 
 /// Whether the products of F16 weights with rounded rows, which come with the rest, can be computed here.
@@ -456,8 +462,12 @@ pub(super) fn mixture(
         n_experts: n_experts as u32,
     };
     gpu.launch(&SORT, Launch::new(n_experts, 256), &sort)?;
-    // An expert's pairs seldom fill whole wide tiles.
-    let columns = if n_pairs >= 4 * NARROW * n_experts { WIDE } else { NARROW };
+    let columns = match n_pairs / n_experts.max(1) {
+        BROAD_MEAN.. if is_broad(gpu, bank) => BROAD,
+        // An expert's pairs seldom fill whole wide tiles.
+        mean if mean >= 4 * NARROW => WIDE,
+        _ => NARROW,
+    };
     let tiles = max_tiles(n_pairs, n_experts, columns);
     let cut = TilesArgs {
         starts: ws.starts(),
@@ -487,8 +497,12 @@ pub(super) fn mixture(
             let out = ws.results().add(n_pairs * cols * 4);
             // `fits` has looked: these rows are fewer.
             if let Some(x) = round(gpu, ws, &x, false)? {
-                let tiles = n_rows.div_ceil(WIDE);
-                gated(gpu, ws, shared, &x, (None, tiles, WIDE, n_rows), out)?;
+                let columns = match n_rows {
+                    BROAD.. if is_broad(gpu, shared) => BROAD,
+                    _ => WIDE,
+                };
+                let tiles = n_rows.div_ceil(columns);
+                gated(gpu, ws, shared, &x, (None, tiles, columns, n_rows), out)?;
             }
             out
         }
@@ -505,6 +519,14 @@ pub(super) fn mixture(
         unused: 0,
     };
     gpu.launch(&SUM, Launch::grid2(cols.div_ceil(256), n_rows, 256), &sum)
+}
+
+/// Whether there are kernels for the tiles of 256 pairs of a bank.
+fn is_broad(gpu: &Gpu, bank: &Bank<'_>) -> bool {
+    [bank.gate.layout(), bank.down.layout()].into_iter().all(|layout| {
+        let fits = |bytes| bytes <= gpu.description().shared_max;
+        layout != Layout::Q6K && shared_bytes(layout, BROAD).is_some_and(fits)
+    })
 }
 
 /// Gate and up, and down: `tiles` and how many, their columns, and how many rows there are.
@@ -543,7 +565,8 @@ fn gated(
         gpu.launch(&kernel, Launch::grid2(blocks, n_tiles, THREADS).shared(shared), args)
     };
     // What lies behind the last inner value becomes zeros, to the end of the chunk.
-    launch(bank.gate, 2 * bank.down.chunks(), true, &args)?;
+    let panels = if columns == BROAD { PANELS / 2 } else { PANELS };
+    launch(bank.gate, bank.down.chunks() * 2 * PANELS / panels, true, &args)?;
     let down = ExpertsWideArgs {
         m: bank.down.args(),
         up: MatrixArgs::default(),
@@ -552,5 +575,5 @@ fn gated(
         scale: 1.0 / (GAIN * scale),
         ..args
     };
-    launch(bank.down, bank.down.group_panels(1).div_ceil(PANELS), false, &down)
+    launch(bank.down, bank.down.group_panels(1).div_ceil(panels), false, &down)
 }
