@@ -4,7 +4,7 @@
 // Scores are sums over f16 products, softmax is f32, its weights are rounded to f16. Either of the two
 // warpgroups has the scores of half a tile's keys, and half of the channels of the result.
 #include "attend.cuh"
-#include "kv_half.cuh"
+#include "matmul/halves.cuh"
 #include "wgmma.cuh"
 
 #define DIM 512
@@ -29,49 +29,114 @@ struct Shared {
     Barrier full[BUFFERS], empty[BUFFERS], met;
 };
 
-DEVICE void store_piece(const Piece& p, bool coded, uint32_t lane, uint32_t key, uint8_t* tile) {
-    uint4 low, high;
-    piece_halves(p, coded, low, high);
-    uint8_t* block = tile + lane / 4 * BLOCK_BYTES;
-    *reinterpret_cast<uint4*>(block + swizzled(key, lane % 4 * 16)) = low;
-    *reinterpret_cast<uint4*>(block + swizzled(key, lane % 4 * 16 + 8)) = high;
+// The largest scale whose products with codes f16 holds, times 2^8: code bits seen as f16 are 2^-8 of the
+// code. A fault (255) stays visible.
+DEVICE uint32_t half_scale(uint32_t e) {
+    const int exponent = min(int(e) - 127 + 8 + 15, 30);
+    const uint32_t bits = exponent > 0 ? uint32_t(exponent) << 10 : exponent > -10 ? 512u >> -exponent : 0u;
+    return (e == 255 ? 0x7e00u : bits) * 0x10001u;
+}
+
+// Bytes 0 and 1 of a word, E4M3 codes, as f16.
+DEVICE uint32_t code_halves(uint32_t word, uint32_t selector, uint32_t scale) {
+    const uint32_t high = __byte_perm(word, 0, selector);
+    return half2_mul((high & 0x80008000u) | (high >> 1 & 0x3f803f80u), scale);
+}
+
+// A lane's part of a row, as stored: sixteen codes under their scale, as far as there are, and two channels of
+// the f16 tail.
+struct Piece {
+    uint2 codes[2];
+    uint32_t scale, tail;
+};
+
+DEVICE void load_piece(Piece& p, const RowFormat& f, const uint8_t* row, uint32_t lane) {
+    if (16 * lane < f.coded) {
+        p.codes[0] = load8(row + 16 * lane), p.codes[1] = load8(row + 16 * lane + 8);
+        p.scale = row[f.code_bytes + lane / 4];
+    }
+    p.tail = load4(row + f.tail_offset + 4 * lane);
+}
+
+DEVICE void store_piece(const Piece& p, const RowFormat& f, uint32_t lane, uint32_t key, uint8_t* tile) {
+    if (16 * lane < f.coded) {
+        const uint32_t scale = half_scale(p.scale);
+        uint4 low, high;
+        low.x = code_halves(p.codes[0].x, 0x1404, scale), low.y = code_halves(p.codes[0].x, 0x3424, scale);
+        low.z = code_halves(p.codes[0].y, 0x1404, scale), low.w = code_halves(p.codes[0].y, 0x3424, scale);
+        high.x = code_halves(p.codes[1].x, 0x1404, scale), high.y = code_halves(p.codes[1].x, 0x3424, scale);
+        high.z = code_halves(p.codes[1].y, 0x1404, scale), high.w = code_halves(p.codes[1].y, 0x3424, scale);
+        uint8_t* block = tile + lane / 4 * BLOCK_BYTES;
+        *reinterpret_cast<uint4*>(block + swizzled(key, lane % 4 * 16)) = low;
+        *reinterpret_cast<uint4*>(block + swizzled(key, lane % 4 * 16 + 8)) = high;
+    }
+    const uint32_t channel = f.coded + 2 * lane;
+    *reinterpret_cast<uint32_t*>(tile + channel / 64 * BLOCK_BYTES + swizzled(key, channel % 64)) = p.tail;
 }
 
 // The decoding warpgroup: a warp takes 16 keys of every tile. Keys that do not exist become zeros.
-DEVICE void decode(const AttendArgs& a, const StepRow& row, uint32_t r, const Visible& v, Shared& s) {
-    const uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const uint32_t total = v.n_window + v.n_rows, tiles = (total + TILE - 1) / TILE;
-    const bool coded = 16 * lane < a.format.coded;
-    for (uint32_t i = 0; i < tiles; i++) {
-        const uint32_t buffer = i % BUFFERS;
-        barrier_wait(&s.empty[buffer], i / BUFFERS % 2 ^ 1);
-#pragma unroll 1
-        for (uint32_t first = warp * 16; first < warp * 16 + 16; first += AHEAD) {
-            Piece pieces[AHEAD];
-#pragma unroll
-            for (uint32_t k = 0; k < AHEAD; k++) {
-                const uint32_t key = min(i * TILE + first + k, total - 1);
-                load_piece(pieces[k], a.format, key_row(a, row, r, v, key), lane);
-            }
-#pragma unroll
-            for (uint32_t k = 0; k < AHEAD; k++) {
-                if (i * TILE + first + k >= total) {
-                    pieces[k] = {{make_uint2(0, 0), make_uint2(0, 0), make_uint2(0, 0), make_uint2(0, 0)}, 127};
-                }
-                store_piece(pieces[k], coded, lane, first + k, s.keys[buffer]);
-            }
-        }
-        written_for_wgmma();
-        __syncwarp();
-        if (lane == 0) barrier_arrive(&s.full[buffer]);
-    }
-}
+struct Decoder {
+    const AttendArgs& a;
+    const StepRow& row;
+    uint32_t r;
+    const Visible& v;
+    uint32_t total, warp, lane;
 
-// The row's queries, times the scale of scores, as f16: all threads.
+    // The row of a lane's key of a tile: lanes 16 on repeat the others.
+    MEMBER const uint8_t* own_key(uint32_t tile) const {
+        const uint32_t key = tile * TILE + warp * 16 + lane % 16;
+        return key_row(a, row, r, v, min(key, total - 1));
+    }
+
+    MEMBER void load(Piece (&pieces)[AHEAD], const uint8_t* own, uint32_t batch) const {
+#pragma unroll
+        for (uint32_t k = 0; k < AHEAD; k++) {
+            const uint64_t at = __shfl_sync(FULL_WARP, reinterpret_cast<uint64_t>(own), int(batch * AHEAD + k));
+            load_piece(pieces[k], a.format, reinterpret_cast<const uint8_t*>(at), lane);
+        }
+    }
+
+    MEMBER void store(Piece (&pieces)[AHEAD], uint32_t tile, uint32_t batch, uint8_t* to) const {
+#pragma unroll
+        for (uint32_t k = 0; k < AHEAD; k++) {
+            const uint32_t key = warp * 16 + batch * AHEAD + k;
+            if (tile * TILE + key >= total) {
+                const uint2 zero = make_uint2(0, 0);
+                pieces[k] = {{zero, zero}, 127, 0};
+            }
+            store_piece(pieces[k], a.format, lane, key, to);
+        }
+    }
+
+    // What comes next is on its way while a batch is decoded, also from one tile to the next.
+    MEMBER void run(Shared& s) const {
+        const uint32_t tiles = (total + TILE - 1) / TILE;
+        const uint8_t *own = own_key(0), *next = own_key(1);
+        Piece pieces[2][AHEAD];
+        load(pieces[0], own, 0);
+        for (uint32_t i = 0; i < tiles; i++) {
+            const uint32_t buffer = i % BUFFERS;
+            const uint8_t* after = own_key(i + 2);
+#pragma unroll
+            for (uint32_t batch = 0; batch < 16 / AHEAD; batch++) {
+                const bool last = batch + 1 == 16 / AHEAD;
+                load(pieces[(batch + 1) % 2], last ? next : own, last ? 0 : batch + 1);
+                if (batch == 0) barrier_wait(&s.empty[buffer], i / BUFFERS % 2 ^ 1);
+                store(pieces[batch % 2], i, batch, s.keys[buffer]);
+            }
+            written_for_wgmma();
+            __syncwarp();
+            if (lane == 0) barrier_arrive(&s.full[buffer]);
+            own = next, next = after;
+        }
+    }
+};
+
+// The row's queries, times the scale of scores, as f16: the threads that multiply.
 DEVICE void load_queries(const AttendArgs& a, uint32_t r, uint32_t first_head, uint8_t* to) {
     const float* q = a.q + (uint64_t(r) * a.n_heads + first_head) * DIM;
     const float scale = a.scale * LOG2_E;
-    for (uint32_t i = threadIdx.x; i < HEADS * DIM / 8; i += THREADS) {
+    for (uint32_t i = threadIdx.x; i < HEADS * DIM / 8; i += 256) {
         const uint32_t head = i / (DIM / 8), channel = i % (DIM / 8) * 8;
         const float4 x = *reinterpret_cast<const float4*>(q + head * DIM + channel);
         const float4 y = *reinterpret_cast<const float4*>(q + head * DIM + channel + 4);
@@ -170,6 +235,9 @@ DEVICE void finish(const AttendArgs& a, const Running& run, float (&sums)[128], 
 DEVICE void attend_tiles(const AttendArgs& a, uint32_t r, uint32_t first_head, uint32_t total, Shared& s) {
     const uint32_t group = threadIdx.x / 128, tiles = (total + TILE - 1) / TILE;
     uint32_t phase = 0;
+    load_queries(a, r, first_head, s.q);
+    written_for_wgmma();
+    meet(&s.met, phase, 1, 256);
     Running run = {{-3.0e38f, -3.0e38f}, {0.0f, 0.0f}};
     float sums[128];
 #pragma unroll
@@ -231,15 +299,15 @@ DEVICE void attend_row(const AttendArgs& a) {
         barrier_init(&s.met, 256);
         barriers_ready();
     }
-    load_queries(a, r, first_head, s.q);
-    written_for_wgmma();
     __syncthreads();
+    const uint32_t total = v.n_window + v.n_rows;
     if (threadIdx.x >= 256) {
-        registers_less<104>();
-        decode(a, row, r, v, s);
+        registers_less<112>();
+        const Decoder decoder = {a, row, r, v, total, threadIdx.x / 32 % 4, threadIdx.x % 32};
+        decoder.run(s);
     } else {
-        registers_more<200>();
-        attend_tiles(a, r, first_head, v.n_window + v.n_rows, s);
+        registers_more<192>();
+        attend_tiles(a, r, first_head, total, s);
     }
 }
 

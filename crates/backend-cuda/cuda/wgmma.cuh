@@ -223,37 +223,49 @@ DEVICE void registers_less() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;
 
 #define OUT8(c, i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), \
     "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
-#define OUT32(c, i) OUT8(c, i), OUT8(c, i + 8), OUT8(c, i + 16), OUT8(c, i + 24)
-#define OUT16(c) OUT8(c, 0), OUT8(c, 8)
+#define OUT16(c, i) OUT8(c, i), OUT8(c, i + 8)
+#define OUT32(c, i) OUT16(c, i), OUT16(c, i + 16)
 #define NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define NAMES_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22," \
-    "%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define NAMES_64 NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49," \
-    "%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define NAMES_128 NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81," \
-    "%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,"    \
-    "%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,"   \
-    "%123,%124,%125,%126,%127"
+#define NAMES_32 NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define NAMES_48 NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define NAMES_64 NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define NAMES_80 NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
+#define NAMES_96 NAMES_80 ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define NAMES_112 NAMES_96 ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111"
+#define NAMES_128 NAMES_112 ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+// Registers of the left operand, its descriptor, and whether to add: the operands behind N / 2 results.
+#define LEFT_IN(a, b) "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD)
+#define WGMMA_F16(n, names, left, right, add, ...)                                                        \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {" names "}, {" left "}, " right \
+                 ", " add ", 1, 1, 0;"                                                                    \
+                 : __VA_ARGS__                                                                            \
+                 : LEFT_IN(a, b))
 
 // c += a b, or without ADD c = a b.
 template <int N, int ADD = 1>
 DEVICE void wgmma(float (&c)[N / 2], const uint32_t (&a)[4], RightTile b) {
-    static_assert(N == 64 || N == 128 || N == 256, "a width that is written out");
+    static_assert(N % 32 == 0 && N >= 64 && N <= 256, "a width that is written out");
     if constexpr (N == 64) {
-        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" NAMES_32
-                     "}, {%32,%33,%34,%35}, %36, %37, 1, 1, 0;"
-                     : OUT32(c, 0)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+        WGMMA_F16("64", NAMES_32, "%32,%33,%34,%35", "%36", "%37",
+                  OUT32(c, 0));
+    } else if constexpr (N == 96) {
+        WGMMA_F16("96", NAMES_48, "%48,%49,%50,%51", "%52", "%53",
+                  OUT32(c, 0), OUT16(c, 32));
     } else if constexpr (N == 128) {
-        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" NAMES_64
-                     "}, {%64,%65,%66,%67}, %68, %69, 1, 1, 0;"
-                     : OUT32(c, 0), OUT32(c, 32)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
-    } else {
-        asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" NAMES_128
-                     "}, {%128,%129,%130,%131}, %132, %133, 1, 1, 0;"
-                     : OUT32(c, 0), OUT32(c, 32), OUT32(c, 64), OUT32(c, 96)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+        WGMMA_F16("128", NAMES_64, "%64,%65,%66,%67", "%68", "%69",
+                  OUT32(c, 0), OUT32(c, 32));
+    } else if constexpr (N == 160) {
+        WGMMA_F16("160", NAMES_80, "%80,%81,%82,%83", "%84", "%85",
+                  OUT32(c, 0), OUT32(c, 32), OUT16(c, 64));
+    } else if constexpr (N == 192) {
+        WGMMA_F16("192", NAMES_96, "%96,%97,%98,%99", "%100", "%101",
+                  OUT32(c, 0), OUT32(c, 32), OUT32(c, 64));
+    } else if constexpr (N == 224) {
+        WGMMA_F16("224", NAMES_112, "%112,%113,%114,%115", "%116", "%117",
+                  OUT32(c, 0), OUT32(c, 32), OUT32(c, 64), OUT16(c, 96));
+    } else if constexpr (N == 256) {
+        WGMMA_F16("256", NAMES_128, "%128,%129,%130,%131", "%132", "%133",
+                  OUT32(c, 0), OUT32(c, 32), OUT32(c, 64), OUT32(c, 96));
     }
 }
 
@@ -262,7 +274,7 @@ template <int N>
 DEVICE void wgmma_shared(float (&c)[N / 2], RightTile a, RightTile b) {
     static_assert(N == 32, "a width that is written out");
     asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {" NAMES_16 "}, %16, %17, 1, 1, 1, 0, 0;"
-                 : OUT16(c)
+                 : OUT16(c, 0)
                  : "l"(a), "l"(b));
 }
 

@@ -79,7 +79,7 @@ impl RowFormat {
         self.format == 1
             && self.index == 0
             && self.dim == dim
-            && self.coded.is_multiple_of(64)
+            && self.coded + 64 == dim
             && places.iter().all(|n| n.is_multiple_of(8))
     }
 }

@@ -12,6 +12,7 @@ mod device;
 pub mod driver;
 mod embed;
 pub mod gpu;
+mod heads;
 mod hyper_connection;
 mod index_top_k;
 pub mod kernels;

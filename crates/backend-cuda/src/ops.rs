@@ -316,6 +316,21 @@ impl Ops for Cuda {
         matmul::matmul(parts.gpu, parts.products, logits, x, output.matrix()?, n_rows)
     }
 
+    fn attn_out(
+        &mut self,
+        y: &mut Act<Buffer>,
+        heads: &mut Act<Buffer>,
+        w: &AttentionWeights<Self>,
+        shape: (usize, usize),
+        step: &Step,
+    ) -> Result<()> {
+        let n_rows = step.rows.len();
+        if n_rows > FEW_ROWS && projections::attn_out(&self.parts(), y, heads, w, shape, n_rows)? {
+            return Ok(());
+        }
+        defaults::attn_out(self, y, heads, w, shape, step)
+    }
+
     fn moe(
         &mut self,
         y: &mut Act<Buffer>,

@@ -1,17 +1,18 @@
 //! Every projection of a layer's input for many rows: those that read the same input share its rounding, and
 //! norms and rotations happen in place.
 
-use backend::{AttentionBuffers, AttentionWeights, Result};
+use backend::{Act, AttentionBuffers, AttentionWeights, Result};
 use model::LayerKind;
 
 use crate::gpu::{Buffer, DevicePtr};
+use crate::matmul::Turn;
 use crate::rope_tail::{RopeArgs, rope_tail};
-use crate::{Cuda, Parts, matmul, norm};
+use crate::{Cuda, Parts, heads, matmul, norm};
 
 pub(crate) fn attn_in(
     parts: &Parts<'_>,
     out: &AttentionBuffers<Buffer>,
-    x: &backend::Act<Buffer>,
+    x: &Act<Buffer>,
     w: &AttentionWeights<Cuda>,
     n_rows: usize,
 ) -> Result<()> {
@@ -39,10 +40,43 @@ pub(crate) fn attn_in(
         of_latent.push((&out.index_q, indexer.q_b.matrix()?));
     }
     matmul::matmul_many(gpu, products, latent, &of_latent, n_rows)?;
-    norm::rms_norm(gpu, &out.q, &out.q, DevicePtr::NULL, (kv.cols, eps), n_rows)?;
-    rope_tail(parts, &out.q, kv.cols, rope, n_rows)?;
-    if let Some(indexer) = &w.indexer {
-        rope_tail(parts, &out.index_q, indexer.compressor.width, rope, n_rows)?;
+    finish_heads(parts, &out.q, kv.cols, rope, Some(eps), n_rows)?;
+    match &w.indexer {
+        Some(indexer) => {
+            finish_heads(parts, &out.index_q, indexer.compressor.width, rope, None, n_rows)
+        }
+        None => Ok(()),
     }
-    Ok(())
+}
+
+fn finish_heads(
+    parts: &Parts<'_>,
+    x: &Act<Buffer>,
+    dim: usize,
+    rope: RopeArgs,
+    eps: Option<f32>,
+    n_rows: usize,
+) -> Result<()> {
+    if heads::can(dim, rope.dim()) {
+        return heads::finish(parts, x, dim, rope, eps, n_rows);
+    }
+    if let Some(eps) = eps {
+        norm::rms_norm(parts.gpu, x, x, DevicePtr::NULL, (dim, eps), n_rows)?;
+    }
+    rope_tail(parts, x, dim, rope, n_rows)
+}
+
+/// Turns the heads back on their way to f16, then the grouped and the full output projection. False, and
+/// nothing done, where that is not possible.
+pub(crate) fn attn_out(
+    parts: &Parts<'_>,
+    y: &Act<Buffer>,
+    heads: &Act<Buffer>,
+    w: &AttentionWeights<Cuda>,
+    (head_dim, n_groups): (usize, usize),
+    n_rows: usize,
+) -> Result<bool> {
+    let turn = Turn { rope: RopeArgs::new(&w.rope, true), step: parts.mirror.ptr(), head_dim };
+    let weights = (w.out_a.matrix()?, w.out_b.matrix()?);
+    matmul::turned_out(parts.gpu, parts.products, (y, heads), weights, n_groups, &turn, n_rows)
 }

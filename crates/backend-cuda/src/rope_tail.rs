@@ -35,6 +35,13 @@ impl RopeArgs {
     }
 }
 
+impl RopeArgs {
+    /// Channels that are rotated.
+    pub(crate) fn dim(&self) -> usize {
+        2 * self.n_pairs as usize
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct RopeTailArgs {

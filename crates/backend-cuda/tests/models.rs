@@ -125,6 +125,42 @@ fn quantised_weights_and_rounded_rows_stay_near() {
     }
 }
 
+/// Logits behind a prompt read in chunks of 75 tokens, more than operations for few rows take.
+fn prompt<B: Ops>(be: B, scheme: Scheme, rows: RowFormat) -> Vec<f32> {
+    let (main, config) = main_file(scheme);
+    let options = Options { logit_rows: 9, rows, ..Options::single(160, 75) };
+    let mut core = Core::open(be, &main, config, None, options).expect("opens");
+    let mut logits = Vec::new();
+    for part in tokens(150).chunks(75) {
+        core.feed(&[Feed { slot: 0, tokens: part, wanted: Wanted::Last(9) }]).expect("feeds");
+        (0..core.n_logits()).for_each(|i| logits.extend_from_slice(core.logits(i)));
+        core.commit_all().expect("commits");
+    }
+    logits
+}
+
+#[test]
+fn prompts_of_many_rows_stay_near() {
+    for (scheme, rows) in [
+        (Scheme::F16, RowFormat::F32),
+        (Scheme::Q8_0, RowFormat::F32),
+        (Scheme::F32, RowFormat::Model),
+    ] {
+        let want = prompt(Reference::new(), scheme, rows);
+        for (arch, be) in [(80, emulator::cuda()), (90, emulator::cuda_90())] {
+            let max = distance(&prompt(be, scheme, rows), &want);
+            let spread = (want.iter().map(|v| v * v).sum::<f32>() / want.len() as f32).sqrt();
+            println!("sm_{arch} {} {rows:?}: {max} of {spread}", scheme.name());
+            let allowed = if scheme == Scheme::F16 { 1e-3 } else { 0.25 * spread };
+            assert!(
+                max <= allowed,
+                "sm_{arch} {} {rows:?}: {max}, allowed {allowed}",
+                scheme.name()
+            );
+        }
+    }
+}
+
 /// Two sequences in one step, and a third that goes on from what the first has saved.
 fn side_by_side<B: Ops>(be: B) -> Vec<f32> {
     let (main, config) = main_file(&shape(), Scheme::F32);

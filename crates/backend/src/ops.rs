@@ -11,7 +11,7 @@ use model::Rope;
 use crate::defaults;
 use crate::device::{Act, Device, Ids};
 use crate::error::Result;
-use crate::scratch::{Scratch, with_scratch};
+use crate::scratch::Scratch;
 use crate::step::{Count, Step};
 use crate::weights::{
     AttentionWeights, CompressorWeights, ExpertWeights, HcWeights, HeadWeights, LayerWeights,
@@ -342,13 +342,7 @@ pub trait Ops: Device + Sized {
         shape: (usize, usize),
         step: &Step,
     ) -> Result<()> {
-        let (head_dim, n_groups) = shape;
-        with_scratch(self, |be, s| {
-            // Values carry the key's rotation; undo it at the query's position.
-            be.rope_tail(heads, head_dim, &w.rope, true, step)?;
-            be.grouped_matmul(&mut s.out_low, heads, &w.out_a, n_groups, step)?;
-            be.matmul(y, &s.out_low, &w.out_b, step, Count::Rows)
-        })
+        defaults::attn_out(self, y, heads, w, shape, step)
     }
 
     /// A layer's attention, from its input to its output: projections, staging of the step's rows,

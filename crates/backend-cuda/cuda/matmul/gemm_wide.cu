@@ -65,12 +65,12 @@ DEVICE void gemm_wide(const WideArgs& a) {
 
 // The host knows the stages (wide.rs), by which two blocks of most narrow ones fit into a multiprocessor.
 #define GEMM(name, F, blocks, stages)                                                                \
-    KERNEL_OCC(WIDE_THREADS, 1, wide_##name##_128, WideArgs) { WGMMA_BODY(gemm_wide<F, 128, 5>(a);) }            \
+    KERNEL_OCC(WIDE_THREADS, 1, wide_##name##_128, WideArgs) { WGMMA_BODY(gemm_wide<F, 128, 4>(a);) }            \
     KERNEL_OCC(WIDE_THREADS, blocks, wide_##name##_64, WideArgs) { WGMMA_BODY(gemm_wide<F, 64, stages>(a);) }
 
 GEMM(q8_0, Q8_0, 1, 4)
 GEMM(mxfp4, Mxfp4, 2, 4)
-GEMM(q2_k, Q2K, 2, 6)
+GEMM(q2_k, Q2K, 2, 8)
 GEMM(q4_k, Q4K, 2, 4)
 GEMM(q6_k, Q6K, 1, 4)
-GEMM(iq2_xxs, Iq2Xxs, 2, 6)
+GEMM(iq2_xxs, Iq2Xxs, 2, 8)

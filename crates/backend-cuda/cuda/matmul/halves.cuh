@@ -52,7 +52,7 @@ DEVICE uint32_t half_place(uint32_t c) {
 
 // The numbers 1024 + n of bytes 0 and 2 of a word, or of 1 and 3.
 #define ONES 0x64006400u
-DEVICE uint32_t even_bytes(uint32_t w) { return (w & 0x00ff00ffu) | ONES; }
+DEVICE uint32_t even_bytes(uint32_t w) { return __byte_perm(w, 0x64646464u, 0x4240); }
 DEVICE uint32_t odd_bytes(uint32_t w) { return __byte_perm(w, 0x64646464u, 0x4341); }
 // Integers below 1024 in both halves.
 DEVICE uint32_t half2_of(uint32_t low, uint32_t high) {
@@ -98,13 +98,18 @@ struct Halves<Q8_0> {
     }
 };
 
-// Two rows' codes of a tile, of which four columns are a word, under scales and minima in both halves.
-DEVICE void put_tile_less(Steps& a, const uint4& q, int shift, uint32_t mask, uint32_t scale,
-                          uint32_t least) {
-    put_bytes_less(a[0], 0, q.x >> shift & mask, both_low(scale), both_low(least));
-    put_bytes_less(a[1], 0, q.y >> shift & mask, both_low(scale), both_low(least));
-    put_bytes_less(a[0], 1, q.z >> shift & mask, both_high(scale), both_high(least));
-    put_bytes_less(a[1], 1, q.w >> shift & mask, both_high(scale), both_high(least));
+// Two rows' codes of a tile, of which four columns are a word, in the bits of the mask, under scales and
+// minima in both halves.
+DEVICE void put_tile_less(Steps& a, const uint4& q, uint32_t mask, uint32_t scale, uint32_t least) {
+    put_bytes_less(a[0], 0, q.x & mask, both_low(scale), both_low(least));
+    put_bytes_less(a[1], 0, q.y & mask, both_low(scale), both_low(least));
+    put_bytes_less(a[0], 1, q.z & mask, both_high(scale), both_high(least));
+    put_bytes_less(a[1], 1, q.w & mask, both_high(scale), both_high(least));
+}
+
+// d and 2^-down in both halves.
+DEVICE uint32_t scaled_down(uint32_t d, int down) {
+    return down == 0 ? d : half2_mul(d, uint32_t(15 - down) << 10 | uint32_t(15 - down) << 26);
 }
 
 // d and dmin of rows g and g + 8, times GAIN, dmin negated.
@@ -128,7 +133,9 @@ struct Halves<Q2K> {
             const int i = 2 * PAIR + j;
             const uint32_t scale = half2_of(scales.x >> 4 * i & 15, scales.y >> 4 * i & 15);
             const uint32_t least = half2_of(mins >> 16 * j & 15, mins >> (16 * j + 4) & 15);
-            put_tile_less(a[j], q, i % 4 * 2, 0x03030303u, half2_mul(d, scale), half2_mul(dmin, least));
+            // Codes stay where they are, and are four times as large a tile.
+            const uint32_t own = half2_mul(scaled_down(d, i % 4 * 2), scale);
+            put_tile_less(a[j], q, 0x03030303u << (i % 4 * 2), own, half2_mul(dmin, least));
         }
     }
 };
@@ -148,7 +155,9 @@ struct Halves<Q4K> {
         for (int j = 0; j < 2; j++) {
             const uint32_t scale = half2_of(scales >> 8 * j & 255, scales8 >> 8 * j & 255);
             const uint32_t least = half2_of(mins >> 8 * j & 255, mins >> (16 + 8 * j) & 255);
-            put_tile_less(a[j], q, 4 * j, 0x0f0f0f0fu, half2_mul(d, scale), half2_mul(dmin, least));
+            // The upper codes stay where they are, sixteen times as large.
+            const uint32_t own = half2_mul(scaled_down(d, 4 * j), scale);
+            put_tile_less(a[j], q, 0x0f0f0f0fu << (4 * j), own, half2_mul(dmin, least));
         }
     }
 };
@@ -192,8 +201,8 @@ struct Halves<Iq2Xxs> {
         const uint2 scales = load8(chunk + IQ2_XXS_SCALES + 8 * (lane / 4));
         // An eighth of d, times GAIN.
         const uint32_t d = half2_mul(load4(chunk + IQ2_XXS_D + 4 * (lane / 4)), 0x48004800u);
-        // 128 more than 8, 25, 43 and their negatives.
-        const uint32_t plus = 0x00ab9988u, minus = 0x00556778u, zero = 0x64806480u;
+        // The bytes of 8, 25, 43 and their negatives as f16.
+        const uint32_t plus = 0x00514e48u, minus = 0x00d1cec8u, low = 0x00604000u;
 #pragma unroll
         for (int j = 0; j < 2; j++) {
             const int i = 2 * PAIR + j;
@@ -204,8 +213,13 @@ struct Halves<Iq2Xxs> {
             for (int half = 0; half < 2; half++) {
                 const uint32_t own = half == 0 ? both_low(scale) : both_high(scale);
                 const uint32_t eight = Iq2Xxs::selectors(raw, i, half, grid);
-                put_bytes(a[j][0], half, pick_bytes(plus, minus, eight), zero, own);
-                put_bytes(a[j][1], half, pick_bytes(plus, minus, eight >> 16), zero, own);
+#pragma unroll
+                for (int s = 0; s < 2; s++) {
+                    const uint32_t four = s == 0 ? eight : eight >> 16;
+                    const uint32_t upper = pick_bytes(plus, minus, four), lower = pick_bytes(low, low, four);
+                    a[j][s][half] = half2_mul(__byte_perm(lower, upper, 0x6240), own);
+                    a[j][s][half + 2] = half2_mul(__byte_perm(lower, upper, 0x7351), own);
+                }
             }
         }
     }

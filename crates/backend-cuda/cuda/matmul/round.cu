@@ -1,5 +1,7 @@
 // Rounds activations to int8, once for all matrices that read them. A warp takes 256 columns of a row,
 // a lane eight of them.
+#include "rope.cuh"
+#include "step.cuh"
 #include "wgmma.cuh"
 #include "halves.cuh"
 #include "round.cuh"
@@ -106,8 +108,26 @@ DEVICE uint32_t two_halves(float low, float high) {
     return float_to_half(low) | uint32_t(float_to_half(high)) << 16;
 }
 
-// grid: (rows, slices).
-KERNEL(256, halves_rows, HalvesArgs) {
+// The rotation of heads at a row's position; without pairs there is none.
+struct Turned {
+    const float *cosines, *sines;
+    uint32_t head_dim, tail;
+};
+
+DEVICE void turn_eight(float (&v)[8], const Turned& turned, uint32_t column) {
+    const uint32_t channel = column % turned.head_dim;
+    if (channel < turned.tail) return;
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+        const uint32_t pair = (channel - turned.tail + i) / 2;
+        const float p = v[i], q = v[i + 1];
+        v[i] = p * turned.cosines[pair] - q * turned.sines[pair];
+        v[i + 1] = p * turned.sines[pair] + q * turned.cosines[pair];
+    }
+}
+
+template <bool TURN>
+DEVICE void round_halves(const HalvesArgs& a, const Turned& turned) {
     SHARED float part[32];
     const uint32_t row = blockIdx.x, slice = blockIdx.y;
     const float* x = a.x + uint64_t(row) * a.stride + uint64_t(slice) * a.cols;
@@ -127,6 +147,8 @@ KERNEL(256, halves_rows, HalvesArgs) {
         } else {
             for (uint32_t i = 0; i < 8; i++) v[i] = first + i < a.cols ? x[first + i] : 0.0f;
         }
+        // What was at most 2^15 stays below twice that.
+        if constexpr (TURN) turn_eight(v, turned, first);
         uint32_t words[4], rest[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -154,4 +176,28 @@ KERNEL(256, halves_rows, HalvesArgs) {
             if (first == 0) a.factors[uint64_t(slice) * a.rows + place] = factor;
         }
     }
+}
+
+// grid: (rows, slices).
+KERNEL(256, halves_rows, HalvesArgs) { round_halves<false>(a, {nullptr, nullptr, 1, 1}); }
+
+struct TurnedArgs {
+    HalvesArgs halves;
+    Rope rope;
+    StepView step;
+    uint32_t head_dim, unused;
+};
+
+// The same with the tails of heads rotated; a slice is whole heads, and tails are whole eights.
+KERNEL(256, halves_turned, TurnedArgs) {
+    SHARED float cosines[ROPE_PAIRS], sines[ROPE_PAIRS];
+    const uint32_t n = a.rope.n_pairs;
+    if (threadIdx.x < n) {
+        // The rotation of (1, 0).
+        float p = 1.0f, q = 0.0f;
+        rope_pair(a.rope, threadIdx.x, a.step.row(blockIdx.x).pos, p, q);
+        cosines[threadIdx.x] = p, sines[threadIdx.x] = q;
+    }
+    __syncthreads();
+    round_halves<true>(a.halves, {cosines, sines, a.head_dim, a.head_dim - 2 * n});
 }

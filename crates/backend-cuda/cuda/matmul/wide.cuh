@@ -155,4 +155,103 @@ struct Wide {
     }
 };
 
+// The same for tiles of more activations: a warp has one panel, of the first matrix in the first warpgroup
+// and of the second in the other.
+template <class F, int N, int X_STAGES>
+struct Broad {
+    enum {
+        WEIGHTS = 8 * F::CHUNK,
+        X = 128 * N,
+        LAG = 2,
+    };
+    struct Barriers {
+        Barrier x_full[X_STAGES], x_empty[X_STAGES];
+        Barrier weights[8][WIDE_WEIGHT_STAGES];
+    };
+
+    float acc[N / 2];
+
+    static MEMBER void copy_weights(const uint8_t* panel, Barrier* full, uint8_t* to, uint32_t chunk) {
+        barrier_expect(full, F::CHUNK);
+        copy_bulk(to, panel + uint64_t(chunk) * F::CHUNK, F::CHUNK, full);
+    }
+
+    static MEMBER void copy_x(const WideOperands& in, Barriers& b, uint8_t* x, uint32_t step) {
+        Barrier* full = &b.x_full[step % X_STAGES];
+        barrier_expect(full, X);
+        copy_bulk(x + step % X_STAGES * X, in.x + step * in.x_step, X, full);
+    }
+
+    template <int PAIR>
+    MEMBER void pair(Steps (&a)[2], const WideOperands& in, const uint8_t* chunk, const uint32_t* grid,
+                     Barriers& b, uint8_t* x, uint32_t step) {
+        const uint32_t s = step % X_STAGES;
+        Halves<F>::template pair<PAIR>(a, chunk, threadIdx.x % 32, grid);
+        barrier_wait(&b.x_full[s], step / X_STAGES % 2);
+        const RightTile right = right_tile(x + s * X);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < 4; i++) wgmma<N>(acc, a[i / 2][i % 2], right_step(right, i));
+        wgmma_commit();
+        // The products before are done: their registers are free, and their stage.
+        wgmma_wait<1>();
+        if (step > 0 && threadIdx.x % 32 == 0) barrier_arrive(&b.x_empty[(step - 1) % X_STAGES]);
+        if (threadIdx.x == 0 && step >= LAG && step - LAG + X_STAGES < 4 * in.chunks) {
+            const uint32_t used = step - LAG;
+            barrier_wait(&b.x_empty[used % X_STAGES], used / X_STAGES % 2);
+            copy_x(in, b, x, used + X_STAGES);
+        }
+        __syncwarp();
+    }
+
+    // All of it. `shared` begins at a multiple of 1024.
+    MEMBER void run(const WideOperands& in, uint8_t* x, const uint32_t* grid) {
+        SHARED Barriers b;
+        const uint32_t warp = threadIdx.x / 32, p = warp / 4;
+        uint8_t* const weights = x + X_STAGES * X + warp * F::CHUNK;
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < X_STAGES; i++) {
+                barrier_init(&b.x_full[i], 1);
+                barrier_init(&b.x_empty[i], 8);
+            }
+            for (int i = 0; i < 8 * WIDE_WEIGHT_STAGES; i++) {
+                barrier_init(&b.weights[i / WIDE_WEIGHT_STAGES][i % WIDE_WEIGHT_STAGES], 1);
+            }
+            barriers_ready();
+        }
+        __syncthreads();
+        const uint32_t at = min((p == 0 ? in.first[0] : in.first[1]) + warp % 4, in.last);
+        const uint8_t* panel =
+            (p == 0 ? in.weights[0] : in.weights[1]) + uint64_t(at) * in.chunks * F::CHUNK;
+        if (threadIdx.x == 0) {
+            for (uint32_t i = 0; i < X_STAGES && i < 4 * in.chunks; i++) copy_x(in, b, x, i);
+        }
+        if (threadIdx.x % 32 == 0) {
+            for (uint32_t i = 0; i < WIDE_WEIGHT_STAGES && i < in.chunks; i++) {
+                copy_weights(panel, &b.weights[warp][i], weights + i * WEIGHTS, i);
+            }
+        }
+        __syncwarp();
+        Steps a[2][2];
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) acc[i] = 0;
+        wgmma_hold(acc);
+        wgmma_fence();
+        for (uint32_t chunk = 0; chunk < in.chunks; chunk++) {
+            const uint32_t w = chunk % WIDE_WEIGHT_STAGES;
+            barrier_wait(&b.weights[warp][w], chunk / WIDE_WEIGHT_STAGES % 2);
+            const uint8_t* own = weights + w * WEIGHTS;
+            pair<0>(a[0], in, own, grid, b, x, 4 * chunk);
+            pair<1>(a[1], in, own, grid, b, x, 4 * chunk + 1);
+            pair<2>(a[0], in, own, grid, b, x, 4 * chunk + 2);
+            pair<3>(a[1], in, own, grid, b, x, 4 * chunk + 3);
+            if (threadIdx.x % 32 == 0 && chunk + WIDE_WEIGHT_STAGES < in.chunks) {
+                copy_weights(panel, &b.weights[warp][w], weights + w * WEIGHTS, chunk + WIDE_WEIGHT_STAGES);
+            }
+        }
+        wgmma_wait<0>();
+        wgmma_hold(acc);
+    }
+};
+
 #endif

@@ -1,7 +1,7 @@
 //! Products with many rows on sm_90: the tensor-core instructions of warpgroups, with weights that become
 //! f16 in registers and activations rounded to f16 under a power of two a row.
 
-use backend::Result;
+use backend::{Act, Result};
 
 use super::experts::{Bank, Rows};
 use super::gemm::Groups;
@@ -9,9 +9,11 @@ use super::round::Values;
 use super::sorted::{MAX_EXPERTS, SORT, SUM, SortArgs, SumArgs, TILES, TilesArgs, max_tiles};
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::workspace::Workspace;
-use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::rope_tail::RopeArgs;
 
 const HALVES: Kernel = Kernel::new("matmul/round", "halves_rows");
+const TURNED: Kernel = Kernel::new("matmul/round", "halves_turned");
 const THREADS: u32 = 256;
 /// Panels of 16 weight rows that a block computes.
 const PANELS: usize = 16;
@@ -20,6 +22,9 @@ const STEP_BYTES: usize = 128;
 /// Activation rows of a wide block, and what rows are padded to.
 const WIDE: usize = 128;
 const NARROW: usize = 64;
+/// Pairs of a tile of `experts_broad.cu`, and how many an expert has on average where it is worth it.
+const BROAD: usize = 256;
+const BROAD_MEAN: usize = 80;
 /// Weights are multiplied by it on their way to f16 (`halves.cuh`).
 const GAIN: f32 = 64.0;
 /// Jobs of a launch, weight and activation rows of a block, and its shared memory (`gemm_wide_f16.cu`).
@@ -110,6 +115,18 @@ struct F16Args {
 
 // SAFETY: `repr(C)`, as in `gemm_wide_f16.cu`; the last field fills the padding.
 unsafe impl Args for F16Args {}
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TurnedArgs {
+    halves: HalvesArgs,
+    rope: RopeArgs,
+    step: DevicePtr,
+    head_dim: u32,
+    unused: u32,
+}
+
+// SAFETY: `repr(C)`, as in `round.cu`; the last field fills the padding.
+unsafe impl Args for TurnedArgs {}
 // SAFETY: `repr(C)`, as in `round.cu`; the last field fills the padding.
 unsafe impl Args for HalvesArgs {}
 // SAFETY: `repr(C)`, as in `gemm_wide.cu`; the last field fills the padding.
@@ -131,15 +148,15 @@ pub(super) fn can(gpu: &Gpu, layout: Layout) -> bool {
 /// Stages of activations (`gemm_wide.cu`).
 fn stages(layout: Layout, columns: usize) -> usize {
     match layout {
-        _ if columns == WIDE => 5,
-        Layout::Q2K | Layout::Iq2Xxs => 6,
+        Layout::Q2K | Layout::Iq2Xxs if columns == NARROW => 8,
         _ => 4,
     }
 }
 
 /// Bytes of shared memory of a block (`wide.cuh`).
 fn shared_bytes(layout: Layout, columns: usize) -> Option<usize> {
-    let weights = 2 * PANELS * layout.chunk_bytes()?;
+    let panels = if columns == BROAD { PANELS / 2 } else { PANELS };
+    let weights = 2 * panels * layout.chunk_bytes()?;
     Some(stages(layout, columns) * columns * STEP_BYTES + weights + 1024)
 }
 
@@ -154,6 +171,7 @@ fn kernels(layout: Layout, columns: usize) -> Option<Kernels> {
     macro_rules! named {
         ($name:literal) => {
             match columns {
+                BROAD => ("", concat!("up_", $name, "_256"), concat!("down_", $name, "_256")),
                 WIDE => (
                     concat!("wide_", $name, "_128"),
                     concat!("up_", $name, "_128"),
@@ -176,7 +194,8 @@ fn kernels(layout: Layout, columns: usize) -> Option<Kernels> {
         Layout::Iq2Xxs => named!("iq2_xxs"),
         Layout::F32 | Layout::F16 | Layout::BF16 => return None,
     };
-    let experts = |name| Kernel::new("matmul/experts_wide", name);
+    let module = if columns == BROAD { "matmul/experts_broad" } else { "matmul/experts_wide" };
+    let experts = |name| Kernel::new(module, name);
     Some(Kernels {
         product: Kernel::new("matmul/gemm_wide", product),
         up: experts(up),
@@ -207,7 +226,7 @@ pub(super) fn halves_bytes(n_rows: usize, chunks: usize) -> usize {
 /// Slots of f16 rows for sorted pairs: each expert's begin at a multiple of eight, and a tile may reach
 /// beyond the last.
 pub(super) fn slots(n_pairs: usize, n_experts: usize) -> usize {
-    (n_pairs + 7 * n_experts.min(n_pairs)).next_multiple_of(8) + WIDE
+    (n_pairs + 7 * n_experts.min(n_pairs)).next_multiple_of(8) + BROAD
 }
 
 /// Whether the products of F16 weights with rounded rows, which come with the rest, can be computed here.
@@ -236,8 +255,52 @@ pub(super) fn round(
     let rest = if rest { ws.rest() } else { DevicePtr::NULL };
     let halves = Halves { x: ws.halves(), rest, factors: ws.factors(), rows };
     let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
-    launch_halves(gpu, values, &halves, pairs)?;
+    launch_halves(gpu, values, &halves, pairs, None)?;
     Ok(Some(halves))
+}
+
+/// A rotation of heads on the way to f16.
+pub(crate) struct Turn {
+    pub(crate) rope: RopeArgs,
+    pub(crate) step: DevicePtr,
+    pub(crate) head_dim: usize,
+}
+
+/// `y = b · (groups of a · turned heads)`; false where the kernels or the workspace do not suffice.
+pub(crate) fn turned_out(
+    gpu: &Gpu,
+    ws: &Workspace,
+    (y, heads): (&Act<Buffer>, &Act<Buffer>),
+    (a, b): (&Matrix, &Matrix),
+    n_groups: usize,
+    turn: &Turn,
+    n_rows: usize,
+) -> Result<bool> {
+    let cols = a.cols();
+    let values =
+        Values { x: heads.buf.ptr(), stride: heads.cols, cols, n_slices: n_groups, n_rows };
+    let low = Values { x: ws.results(), stride: a.rows(), cols: a.rows(), n_slices: 1, n_rows };
+    let rows = n_rows.next_multiple_of(WIDE);
+    let whole = turn.head_dim.is_multiple_of(8)
+        && turn.rope.dim().is_multiple_of(8)
+        && cols.is_multiple_of(turn.head_dim);
+    let fit =
+        halves_bytes(n_rows, values.chunks() * n_groups).max(halves_bytes(n_rows, low.chunks()));
+    let fits = fit <= ws.halves_bytes()
+        && rows * n_groups <= ws.factors_len()
+        && n_rows <= ws.result_rows(a.rows());
+    if !(whole && fits && can(gpu, a.layout()) && can(gpu, b.layout())) {
+        return Ok(false);
+    }
+    let x = Halves { x: ws.halves(), rest: DevicePtr::NULL, factors: ws.factors(), rows };
+    let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
+    launch_halves(gpu, &values, &x, pairs, Some(turn))?;
+    let groups = Groups { all: n_groups, first: 0, n: n_groups };
+    product(gpu, ws, (&x, n_rows), a, (ws.results(), a.rows()), &groups)?;
+    launch_halves(gpu, &low, &x, pairs, None)?;
+    let whole = Groups { all: 1, first: 0, n: 1 };
+    product(gpu, ws, (&x, n_rows), b, (y.buf.ptr(), y.cols), &whole)?;
+    Ok(true)
 }
 
 /// `pairs`: places, ids and gaps of the pairs of every row, and how many those are.
@@ -246,6 +309,7 @@ fn launch_halves(
     values: &Values,
     to: &Halves,
     (places, ids, gaps, used): (DevicePtr, DevicePtr, DevicePtr, usize),
+    turn: Option<&Turn>,
 ) -> Result<()> {
     let args = HalvesArgs {
         x: values.x,
@@ -262,7 +326,20 @@ fn launch_halves(
         used: used as u32,
         unused: 0,
     };
-    gpu.launch(&HALVES, Launch::grid2(values.n_rows, values.n_slices, 256), &args)
+    let launch = Launch::grid2(values.n_rows, values.n_slices, 256);
+    match turn {
+        None => gpu.launch(&HALVES, launch, &args),
+        Some(turn) => {
+            let args = TurnedArgs {
+                halves: args,
+                rope: turn.rope,
+                step: turn.step,
+                head_dim: turn.head_dim as u32,
+                unused: 0,
+            };
+            gpu.launch(&TURNED, launch, &args)
+        }
+    }
 }
 
 /// `out[r] = w · x[r]` of rounded rows; `out` is where the first goes, and how far rows are apart.
@@ -385,8 +462,12 @@ pub(super) fn mixture(
         n_experts: n_experts as u32,
     };
     gpu.launch(&SORT, Launch::new(n_experts, 256), &sort)?;
-    // An expert's pairs seldom fill whole wide tiles.
-    let columns = if n_pairs >= 4 * NARROW * n_experts { WIDE } else { NARROW };
+    let columns = match n_pairs / n_experts.max(1) {
+        BROAD_MEAN.. if is_broad(gpu, bank) => BROAD,
+        // An expert's pairs seldom fill whole wide tiles.
+        mean if mean >= 4 * NARROW => WIDE,
+        _ => NARROW,
+    };
     let tiles = max_tiles(n_pairs, n_experts, columns);
     let cut = TilesArgs {
         starts: ws.starts(),
@@ -405,7 +486,7 @@ pub(super) fn mixture(
         factors: ws.factors(),
         rows: slots(n_pairs, n_experts),
     };
-    launch_halves(gpu, &x, &sorted, (ws.places(), ids, ws.gaps(), bank.used()))?;
+    launch_halves(gpu, &x, &sorted, (ws.places(), ids, ws.gaps(), bank.used()), None)?;
     let some = Some(ws.tiles());
     gated(gpu, ws, bank, &sorted, (some, tiles, columns, n_pairs), ws.results())?;
 
@@ -416,8 +497,12 @@ pub(super) fn mixture(
             let out = ws.results().add(n_pairs * cols * 4);
             // `fits` has looked: these rows are fewer.
             if let Some(x) = round(gpu, ws, &x, false)? {
-                let tiles = n_rows.div_ceil(WIDE);
-                gated(gpu, ws, shared, &x, (None, tiles, WIDE, n_rows), out)?;
+                let columns = match n_rows {
+                    BROAD.. if is_broad(gpu, shared) => BROAD,
+                    _ => WIDE,
+                };
+                let tiles = n_rows.div_ceil(columns);
+                gated(gpu, ws, shared, &x, (None, tiles, columns, n_rows), out)?;
             }
             out
         }
@@ -434,6 +519,14 @@ pub(super) fn mixture(
         unused: 0,
     };
     gpu.launch(&SUM, Launch::grid2(cols.div_ceil(256), n_rows, 256), &sum)
+}
+
+/// Whether there are kernels for the tiles of 256 pairs of a bank.
+fn is_broad(gpu: &Gpu, bank: &Bank<'_>) -> bool {
+    [bank.gate.layout(), bank.down.layout()].into_iter().all(|layout| {
+        let fits = |bytes| bytes <= gpu.description().shared_max;
+        layout != Layout::Q6K && shared_bytes(layout, BROAD).is_some_and(fits)
+    })
 }
 
 /// Gate and up, and down: `tiles` and how many, their columns, and how many rows there are.
@@ -472,7 +565,8 @@ fn gated(
         gpu.launch(&kernel, Launch::grid2(blocks, n_tiles, THREADS).shared(shared), args)
     };
     // What lies behind the last inner value becomes zeros, to the end of the chunk.
-    launch(bank.gate, 2 * bank.down.chunks(), true, &args)?;
+    let panels = if columns == BROAD { PANELS / 2 } else { PANELS };
+    launch(bank.gate, bank.down.chunks() * 2 * PANELS / panels, true, &args)?;
     let down = ExpertsWideArgs {
         m: bank.down.args(),
         up: MatrixArgs::default(),
@@ -481,5 +575,5 @@ fn gated(
         scale: 1.0 / (GAIN * scale),
         ..args
     };
-    launch(bank.down, bank.down.group_panels(1).div_ceil(PANELS), false, &down)
+    launch(bank.down, bank.down.group_panels(1).div_ceil(panels), false, &down)
 }

@@ -29,6 +29,7 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
     for ty in [F32, F16, BF16, Q8_0, Q2K, Q4K, Q6K, Iq2Xxs, Mxfp4] {
         visitor.visit(&MatMul { ty, rows: 70, outputs: 20, inputs: 256, groups: 0 });
     }
+    visitor.visit(&MatMul { ty: Q8_0, rows: 130, outputs: 1030, inputs: 256, groups: 0 });
     visitor.visit(&MatMul { ty: Q8_0, rows: 33, outputs: 12, inputs: 256, groups: 2 });
     for ty in [F32, F16, Q8_0, Mxfp4] {
         visitor.visit(&MatMul { ty, rows: 7, outputs: 5, inputs: 96, groups: 0 });

@@ -31,6 +31,10 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
     for types in [(Q4K, Q4K), (Iq2Xxs, Q2K), (Mxfp4, Mxfp4)] {
         visitor.visit(&Experts { rows: 11, hidden: 256, inner: 256, experts: 3, used: 2, types });
     }
+    // Enough rows for kernels that take many.
+    for types in [(Q4K, Q4K), (Iq2Xxs, Q2K), (Mxfp4, Mxfp4), (Q8_0, Q8_0)] {
+        visitor.visit(&Experts { rows: 190, hidden: 256, inner: 256, experts: 2, used: 1, types });
+    }
     // Flash's inner widths, one expert of each kind.
     let types = (Iq2Xxs, Q2K);
     visitor.visit(&Experts { rows: 2, hidden: 4096, inner: 256, experts: 2, used: 1, types });
