@@ -127,7 +127,7 @@ fn quantised_weights_and_rounded_rows_stay_near() {
 
 /// Logits behind a prompt read in chunks of 75 tokens, more than operations for few rows take.
 fn prompt<B: Ops>(be: B, scheme: Scheme, rows: RowFormat) -> Vec<f32> {
-    let (main, config) = main_file(scheme);
+    let (main, config) = main_file(&shape(), scheme);
     let options = Options { logit_rows: 9, rows, ..Options::single(160, 75) };
     let mut core = Core::open(be, &main, config, None, options).expect("opens");
     let mut logits = Vec::new();
