@@ -4,7 +4,7 @@ use backend::{Act, Result, Routing};
 
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
-use crate::matmul::Matrix;
+use crate::matmul::{Matrix, Region};
 
 const ROUTE: Kernel = Kernel::new("route", "route");
 const ROUTER: Kernel = Kernel::new("route", "router");
@@ -39,6 +39,7 @@ struct RouterArgs {
     x: DevicePtr,
     gate: DevicePtr,
     done: DevicePtr,
+    shared: [Region; 3],
     gate_type: u32,
     hidden: u32,
     n_rows: u32,
@@ -98,7 +99,7 @@ pub(crate) fn router(
     parts: &Parts<'_>,
     routing: &Routing<Buffer, Buffer>,
     (logits, x): (&Act<Buffer>, &Act<Buffer>),
-    gate: &Matrix,
+    (gate, shared): (&Matrix, [Region; 3]),
     choice: &Choice,
     n_rows: usize,
 ) -> Result<bool> {
@@ -113,6 +114,7 @@ pub(crate) fn router(
         x: x.buf.ptr(),
         gate: weights,
         done: parts.mixture.done.ptr(),
+        shared,
         gate_type: ty as u32,
         hidden: x.cols as u32,
         n_rows: n_rows as u32,
