@@ -1,5 +1,4 @@
 // Which experts a row uses and with what weight.
-#include "matmul/copy.cuh"
 #include "step.cuh"
 
 struct RouteArgs {
@@ -154,7 +153,6 @@ struct RouterArgs {
     const float* x;           // [rows, hidden]
     const void* gate;         // [experts, hidden]
     uint32_t* done;           // blocks that are done: zero before and after
-    Region shared[3];         // weights of the shared expert, which are read next
     uint32_t gate_type, hidden;
 };
 
@@ -250,9 +248,6 @@ KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
             const uint16_t* from = static_cast<const uint16_t*>(a.gate) + row + at;
             weights[k] = *reinterpret_cast<const uint4*>(from);
         }
-    }
-    if (warp == 0) {
-        for (int i = 0; i < 3; i++) fetch_region(a.shared[i]);
     }
     await_previous();
     for (uint32_t r = 0; r < a.route.n_rows; r++) {

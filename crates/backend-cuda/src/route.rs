@@ -4,7 +4,7 @@ use backend::{Act, Result, Routing};
 
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
-use crate::matmul::{Matrix, Region};
+use crate::matmul::Matrix;
 
 const ROUTE: Kernel = Kernel::new("route", "route");
 const ROUTER: Kernel = Kernel::new("route", "router");
@@ -41,7 +41,6 @@ struct RouterArgs {
     x: DevicePtr,
     gate: DevicePtr,
     done: DevicePtr,
-    shared: [Region; 3],
     gate_type: u32,
     hidden: u32,
 }
@@ -103,7 +102,7 @@ pub(crate) fn router(
     parts: &Parts<'_>,
     routing: &Routing<Buffer, Buffer>,
     (logits, x): (&Act<Buffer>, &Act<Buffer>),
-    (gate, shared): (&Matrix, [Region; 3]),
+    gate: &Matrix,
     choice: &Choice,
     n_rows: usize,
 ) -> Result<bool> {
@@ -118,7 +117,6 @@ pub(crate) fn router(
         x: x.buf.ptr(),
         gate: weights,
         done: parts.mixture.done.ptr(),
-        shared,
         gate_type: ty as u32,
         hidden: x.cols as u32,
     };
