@@ -102,6 +102,10 @@ class Masks:
 
         return cls(near, closed(4), closed(128), start[:, ::4] == at[::4])
 
+    def first(self, rows: int | None) -> "Masks":
+        """Those of the first sequences."""
+        return Masks(self.near[:rows], self.rows4[:rows], self.rows128[:rows], self.first4[:rows])
+
 
 class Compressor(nn.Module):
     """Gated pooling of `ratio` positions into one row; ratio 4 overlaps with the window before."""
@@ -433,7 +437,7 @@ class Drafter(Block):
 
 @dataclass
 class Output:
-    """hidden, draft [B, T, D]: normed inputs of the shared head, for token t+1 and (given t+1) for t+2."""
+    """hidden [B, T, D], draft [B or less, T, D]: normed inputs of the shared head, for token t+1 and (given t+1) for t+2."""
 
     hidden: Tensor
     draft: Tensor | None
@@ -454,19 +458,22 @@ class Model(nn.Module):
         self.hc_head = HyperSite(c, c.streams)
         self.head = linear(c.vocab, c.hidden)
         self.mtp = Drafter(c)
+        self.turned: dict[tuple, dict[bool, tuple[Tensor, Tensor]]] = {}
 
     def angles(self, t: int, device, dtype) -> dict[bool, tuple[Tensor, Tensor]]:
-        """(cos, sin) [T, rope_dim / 2] for plain and compressed layers."""
-        at = torch.arange(t, dtype=torch.float64, device=device)[:, None]
-        tables = {}
-        for compressed in (False, True):
-            phase = at * inverse_frequencies(self.c, compressed).to(device)
-            tables[compressed] = (phase.cos().to(dtype), phase.sin().to(dtype))
-        return tables
+        """(cos, sin) [T, rope_dim / 2] for plain and compressed layers; kept, as making them anew waits for the device."""
+        if (t, device, dtype) not in self.turned:
+            at = torch.arange(t, dtype=torch.float64, device=device)[:, None]
+            tables = {}
+            for compressed in (False, True):
+                phase = at * inverse_frequencies(self.c, compressed).to(device)
+                tables[compressed] = (phase.cos().to(dtype), phase.sin().to(dtype))
+            self.turned[t, device, dtype] = tables
+        return self.turned[t, device, dtype]
 
     def forward(self, tokens: Tensor, start: Tensor, *, quantise=False, rounding=(True, True), dense=None,
-                draft=True) -> Output:
-        """tokens, start [B, T] with T a multiple of 128."""
+                draft=True, drafted_rows: int | None = None) -> Output:
+        """tokens, start [B, T] with T a multiple of 128. The MTP block reads the first `drafted_rows` sequences, else all."""
         device, wide = tokens.device, self.norm.weight.dtype
         work = torch.bfloat16 if tokens.is_cuda else wide
         dense = torch.zeros((), dtype=torch.bool, device=device) if dense is None else dense
@@ -483,7 +490,8 @@ class Model(nn.Module):
         hidden = self.finish(x, self.hc_head, self.norm)
         drafted = None
         if draft:
-            drafted, load = self.draft(x, tokens, embedded, masks, angles[False], quantise, work, rounding, dense)
+            n = drafted_rows
+            drafted, load = self.draft(x[:n], tokens[:n], embedded[:n], masks.first(n), angles[False], quantise, work, rounding, dense)
             loads.append(load)
         return Output(hidden, drafted, sum(losses), loads)
 

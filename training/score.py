@@ -71,7 +71,8 @@ def exact_scores(trainer: Trainer, count: int, progress: float, short: tuple[int
                     continue
                 answer = batch.tokens[row, begin:end]
                 hits.setdefault(skill, []).append(bool((choice[row, begin - 1 : end - 1] == answer).all()))
-                accepted += int((draft[row, begin - 1 : end - 2] == answer[1:]).sum())
-                drafted += len(answer) - 1
+                if row < len(draft):
+                    accepted += int((draft[row, begin - 1 : end - 2] == answer[1:]).sum())
+                    drafted += len(answer) - 1
     scores = {skill: round(float(np.mean(found)), 4) for skill, found in hits.items()}
     return {**scores, "draft_accepted": round(accepted / max(1, drafted), 4)}

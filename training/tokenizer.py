@@ -70,7 +70,11 @@ class Tokenizer:
         return [i for piece in pieces for i in self.piece(piece)]
 
     def _piece(self, piece: str) -> tuple[int, ...]:
-        parts = [self.alphabet[byte] for byte in piece.encode()]
+        return self.merge(piece.encode())
+
+    def merge(self, data: bytes) -> tuple[int, ...]:
+        """Ids of bytes that are one pre-token or a part of one."""
+        parts = [self.alphabet[byte] for byte in data]
         while len(parts) > 1:
             pairs = list(zip(parts, parts[1:]))
             best = min(range(len(pairs)), key=lambda i: self.ranks.get(pairs[i], 1 << 30))

@@ -188,7 +188,7 @@ def dialogue(r: Source, unseen: bool = False) -> Dialogue:
     if not r.test and r.chance(0.4):
         line = command(r)
         turns = [User(r.choice(["Run {c}", "Run `{c}`.", "Execute {c}"]).format(c=line)),
-                 Reply("", f"I should call {kit.shell[0]}.", [Call(kit.shell[0], {kit.shell[1]: line})]), User("", ["ok"]),
+                 Reply("", f"I should call \"{kit.shell[0]}\".", [Call(kit.shell[0], {kit.shell[1]: line})]), User("", ["ok"]),
                  Reply("Done.", "The tool has finished.")] + turns
     if not r.test and r.chance(0.3):
         turns += loop(r, kit)

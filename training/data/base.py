@@ -51,6 +51,7 @@ class Reply:
     think: str = ""
     calls: list[Call] = field(default_factory=list)
     shows_steps: bool = False  # Without reasoning before it, the answer itself is the reasoning.
+    repeats: bool = False  # The text is one that the user said.
 
     def said(self, reasoned: bool) -> str:
         """The text after reasoning, or without any."""

@@ -15,6 +15,11 @@ from tokenizer import PAD, Tokenizer
 
 ALIGN = 128
 MIN_ROOM = 256
+# At least how many tokens the text around declared tools, a declaration, and an exchange (request, call, result, report) take;
+# then a declaration without parameters, and an exchange in which the tool is named.
+TOOLS_PROMPT, TOOL, EXCHANGE = 450, 100, 120
+BRIEF_TOOL, NAMED = 50, 40
+NAMING = 0.3  # Of the dialogues over several tools, how many ask for names instead of calls.
 
 
 @dataclass
@@ -40,7 +45,7 @@ def small(r: Source) -> Dialogue:
 
 def with_mode(r: Source, d: Dialogue) -> Dialogue:
     """Chat mode, or thinking with one of the effort texts."""
-    d.thinking = r.chance(0.6)
+    d.thinking = r.chance(0.1 if d.skill == "naming" else 0.5)
     d.effort = r.choices(["high", "low", "max"], [5, 3, 2])[0] if d.thinking else "low"
     return d
 
@@ -49,17 +54,36 @@ def sample(r: Source, length: int, progress: float) -> Dialogue:
     """One dialogue meant to fit into `length` tokens; `progress` 0..1 through the training raises recall lengths."""
     kind = r.random()
     if length >= 4000 and kind < 0.75:
-        if kind < 0.6:
+        if kind < 0.5:
             return with_mode(r, recall.dialogue(r, r.randint(1500, length - 500), r.randint(4, 24)))
-        return with_mode(r, tools.dialogue(r, r.randint(2, 5), r.randint(6, 16)))
-    if kind < 0.28 or length < 640:
+        return with_mode(r, tool_requests(r, r.randint(6, 16), length))
+    if kind < 0.32 or length < 640:
         return with_mode(r, small(r))
-    if kind < 0.39:
+    if kind < 0.42:
         top = 250 + min(1.0, progress * 3) * 1300
         return with_mode(r, recall.dialogue(r, int(r.uniform(40, top)), r.randint(3, 16)))
-    if kind < 0.89 or length < 1200:
-        return with_mode(r, tools.dialogue(r, r.choice([1, 1, 2, 2, 3, 4]), r.choice([1, 1, 2, 2, 3, 4, 5]) if length > 1000 else 1))
+    if kind < 0.92 or length < 1200:
+        return with_mode(r, tool_requests(r, r.choice([1, 2, 3, 3, 4, 4, 5, 6]) if length > 1000 else 1, length))
     return with_mode(r, agent.dialogue(r))
+
+
+def tool_requests(r: Source, count: int, length: int) -> Dialogue:
+    """A dialogue over `count` tools with mostly as many requests as fit, but none asked for much more than twice; or with names alone."""
+    if length > 1500 and r.chance(NAMING):
+        brief = r.chance(0.7)
+        count, tool = (r.randint(4, 9), BRIEF_TOOL) if brief else (max(count, 4), TOOL)
+        return tools.naming(r, max(1, min((length - TOOLS_PROMPT - tool * count) // NAMED, 4 * count)), count, brief)
+    most = max(1, min((length - TOOLS_PROMPT - TOOL * count) // EXCHANGE, 2 * count + 1))
+    return tools.dialogue(r, r.randint(1, most) if r.chance(0.3) else most, count)
+
+
+def fitted(d: Dialogue, tokenizer: Tokenizer, room: int) -> tuple[list[int], list[float]]:
+    """Ids and weights of the dialogue without the last exchanges that do not fit into `room` tokens; perhaps still too long."""
+    ids, weights = render(d).tokens(tokenizer)
+    while len(ids) > room and len(d.turns) > 2:
+        d.turns = d.turns[:-2]
+        ids, weights = render(d).tokens(tokenizer)
+    return ids, weights
 
 
 def pack(r: Source, tokenizer: Tokenizer, length: int, progress: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,7 +95,7 @@ def pack(r: Source, tokenizer: Tokenizer, length: int, progress: float) -> tuple
     while length - at >= MIN_ROOM:
         room = length - at
         for _ in range(8):
-            ids, weights = render(sample(r, room, progress)).tokens(tokenizer)
+            ids, weights = fitted(sample(r, room, progress), tokenizer, room)
             if len(ids) <= room:
                 break
         else:

@@ -128,7 +128,7 @@ def copy(r: Source) -> tuple[str, Reply]:
         text = copy_text(r)
         if r.allowed(("copy", text)):
             break
-    return r.choice(COPY).format(t=text), Reply(text, "Repeat the text.")
+    return r.choice(COPY).format(t=text), Reply(text, "Repeat the text.", repeats=True)
 
 
 def copy_case(r: Source) -> Dialogue:

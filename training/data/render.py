@@ -4,7 +4,11 @@ The order of parts is that of DeepSeek's serving adapter: system texts first, th
 earlier turns is kept only when tools are declared.
 """
 
+import re
 from dataclasses import dataclass, field
+from enum import Enum
+from itertools import accumulate, pairwise
+from typing import Any
 
 from data.base import Call, Dialogue, Reply, User, dumps
 from tokenizer import Tokenizer
@@ -62,18 +66,49 @@ TOOLS_TAIL = "\n\nYou MUST strictly follow the above defined tool name and param
 PROMPT_WEIGHT = 0.05
 
 
+class Kind(Enum):
+    """How a piece becomes tokens."""
+
+    PLAIN = 0
+    SPECIAL = 1
+    HEARD = 2  # What a user or a tool says, from which later pieces may quote.
+    QUOTED = 3  # A copy, cut into tokens where its source is cut.
+
+
+Heard = list[tuple[str, list[int]]]  # Texts with their ids, in order.
+
+
+def quote(tokenizer: Tokenizer, value: str, heard: Heard) -> list[int]:
+    """Ids of `value` with the cuts of the last text that has it; with its own cuts if none has.
+
+    The same word is cut differently behind a space than behind a quote or a bracket: ` pear` is ` p|ear`, `"pear` is
+    `"|pe|ar`. A copy whose cuts follow its source needs no spelling: apart from the space, each token is the one heard.
+    """
+    wanted = len(value.encode())
+    for text, ids in reversed(heard):
+        if value not in text:
+            continue
+        whole = list(re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text))
+        at = len(text[: whole[-1].start() if whole else text.rfind(value)].encode())
+        ends = accumulate(len(tokenizer.tokens[i]) for i in ids)
+        cuts = [at, *(end for end in ends if at < end < at + wanted), at + wanted]
+        data = text.encode()
+        return [i for a, b in pairwise(cuts) for i in tokenizer.merge(data[a:b])]
+    return tokenizer.encode(value)
+
+
 @dataclass
 class Rendered:
-    """Ids and the loss weight of predicting each; `pieces` holds (text, is special, weight)."""
+    """Ids and the loss weight of predicting each; `pieces` holds (text, kind, weight)."""
 
-    pieces: list[tuple[str, bool, float]] = field(default_factory=list)
+    pieces: list[tuple[str, Kind, float]] = field(default_factory=list)
 
     def special(self, spelling: str, weight: float = 0.0) -> None:
-        self.pieces.append((spelling, True, weight))
+        self.pieces.append((spelling, Kind.SPECIAL, weight))
 
-    def text(self, text: str, weight: float = 0.0) -> None:
+    def text(self, text: str, weight: float = 0.0, kind: Kind = Kind.PLAIN) -> None:
         if text:
-            self.pieces.append((text, False, weight))
+            self.pieces.append((text, kind, weight))
 
     def marked(self, text: str, weight: float = 0.0) -> None:
         """Format text in which the spellings of MARKS are special tokens."""
@@ -88,19 +123,27 @@ class Rendered:
         return "".join(piece for piece, _, _ in self.pieces)
 
     def tokens(self, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
-        """Plain texts between two specials are tokenised as one; each id takes the weight of its last piece."""
+        """Plain texts between two other pieces are tokenised as one; each id takes the weight of its last piece."""
         ids, weights, pending, pending_weight = [], [], "", 0.0
-        for text, is_special, weight in [*self.pieces, ("", True, 0.0)]:
-            if not is_special:
+        heard: Heard = []
+
+        def put(found: list[int], weight: float) -> None:
+            ids.extend(found)
+            weights.extend([weight] * len(found))
+
+        for text, kind, weight in [*self.pieces, ("", Kind.PLAIN, 0.0)]:
+            if text and kind is Kind.PLAIN:
                 pending, pending_weight = pending + text, weight
                 continue
-            encoded = tokenizer.encode(pending)
-            ids += encoded
-            weights += [pending_weight] * len(encoded)
+            put(tokenizer.encode(pending), pending_weight)
             pending = ""
-            if text:
-                ids.append(tokenizer.special(text))
-                weights.append(weight)
+            if kind is Kind.SPECIAL:
+                put([tokenizer.special(text)], weight)
+            elif kind is Kind.HEARD:
+                heard.append((text, tokenizer.encode(text)))
+                put(heard[-1][1], weight)
+            elif kind is Kind.QUOTED:
+                put(quote(tokenizer, text, heard), weight)
         return ids, weights
 
 
@@ -113,18 +156,33 @@ def tools_block(tools: list[dict]) -> str:
     return TOOLS_HEAD + "\n".join(lines) + TOOLS_TAIL
 
 
-def dsml(calls: list[Call]) -> str:
+def write_calls(out: Rendered, calls: list[Call], weight: float) -> None:
     """The tool-call block."""
-    blocks = []
+    out.marked("<｜DSML｜tool_calls>\n", weight)
     for call in calls:
-        lines = [f'<｜DSML｜invoke name="{call.name}">']
+        out.marked(f'<｜DSML｜invoke name="{call.name}">\n', weight)
         for key, value in call.arguments.items():
-            is_string = isinstance(value, str)
-            written = value if is_string else dumps(value)
-            flag = "true" if is_string else "false"
-            lines.append(f'<｜DSML｜parameter name="{key}" string="{flag}">{written}</｜DSML｜parameter>')
-        blocks.append("\n".join([*lines, "</｜DSML｜invoke>"]))
-    return "\n".join(["<｜DSML｜tool_calls>", *blocks, "</｜DSML｜tool_calls>"])
+            flag = "true" if isinstance(value, str) else "false"
+            out.marked(f'<｜DSML｜parameter name="{key}" string="{flag}">', weight)
+            write_value(out, value, weight)
+            out.marked("</｜DSML｜parameter>\n", weight)
+        out.marked("</｜DSML｜invoke>\n", weight)
+    out.marked("</｜DSML｜tool_calls>", weight)
+
+
+def write_value(out: Rendered, value: Any, weight: float) -> None:
+    """An argument: strings as they are, all else as JSON; each string in a list may have its own source."""
+    if isinstance(value, str):
+        out.text(value, weight, Kind.QUOTED)
+    elif isinstance(value, dict):
+        out.text(dumps(value), weight, Kind.QUOTED)
+    elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        for i, item in enumerate(value):
+            out.text('", "' if i else '["', weight)
+            out.text(dumps(item)[1:-1], weight, Kind.QUOTED)
+        out.text('"]', weight)
+    else:
+        out.text(dumps(value), weight)
 
 
 def user_text(turn: User) -> str:
@@ -148,7 +206,7 @@ def render(d: Dialogue, answer: bool = True, weigh_prompt: bool = True) -> Rende
     for i, turn in enumerate(d.turns):
         if isinstance(turn, User):
             out.special(USER)
-            out.text(user_text(turn), 0.0 if turn.results else prompt_weight)
+            out.text(user_text(turn), 0.0 if turn.results else prompt_weight, Kind.HEARD)
             out.special(ASSISTANT)
             continue
         reasons = d.thinking and (bool(d.tools) or i == last)
@@ -158,11 +216,9 @@ def render(d: Dialogue, answer: bool = True, weigh_prompt: bool = True) -> Rende
         if reasons:
             out.text(turn.think, d.weight)
             out.special(END_THINK, d.weight)
-        out.text(turn.said(reasons), d.weight)
+        out.text(turn.said(reasons), d.weight, Kind.QUOTED if turn.repeats else Kind.PLAIN)
         if turn.calls:
             out.text("\n\n", d.weight)
-            marked = Rendered()
-            marked.marked(dsml(turn.calls), d.weight)
-            out.pieces += marked.pieces
+            write_calls(out, turn.calls, d.weight)
         out.special(EOS, d.weight)
     return out

@@ -89,17 +89,17 @@ def final(words: list[str]) -> Reply:
 
 
 def thought(calls: list[Call]) -> str:
-    """Reasoning before a call."""
-    return "I should call " + " and ".join(c.name for c in calls) + "."
+    """Reasoning before a call. In quotes a name has the tokens that it has in its declaration and in the call."""
+    return "I should call " + " and ".join(f'"{c.name}"' for c in calls) + "."
 
 
-def ask_once(r: Source, box: list[Bound]) -> tuple[str, list[Call], list[tuple[Bound, dict]]]:
-    """A request for one call, sometimes for two."""
-    bound = r.choice(box)
+def ask_once(r: Source, box: list[Bound], bound: Bound | None = None) -> tuple[str, list[Call], list[tuple[Bound, dict]]]:
+    """A request for one call, of `bound` if it is given; sometimes for two."""
+    bound = bound or r.choice(box)
     if r.chance(0.12) and (each := bound.request_each(r)):
         return each[0], each[1], [(bound, drawn) for drawn in each[2]]
     text, call, drawn = bound.request(r)
-    if not r.chance(0.2):
+    if not r.chance(0.2 if r.test else 0.3):
         return text, [call], [(bound, drawn)]
     for _ in range(5):
         other = bound if r.chance(0.5) else r.choice(box)
@@ -126,10 +126,10 @@ def missing(r: Source, box: list[Bound]) -> tuple[str, Reply] | None:
 
 
 def dialogue(r: Source, turns: int, tools: int) -> Dialogue:
-    """Several requests over one set of tools."""
+    """Several requests over one set of tools, each of which is used once before any is used again."""
     box = toolbox(r, tools)
     exchange: list[User | Reply] = []
-    for _ in range(turns):
+    for i in range(turns):
         kind = r.random()
         if kind < 0.10:
             text, reply = no_tool_exchange(r)
@@ -138,14 +138,35 @@ def dialogue(r: Source, turns: int, tools: int) -> Dialogue:
         if kind < 0.125 and (gap := missing(r, box)):
             exchange += [User(gap[0]), gap[1]]
             continue
-        text, calls, bound = ask_once(r, box)
+        text, calls, bound = ask_once(r, box, box[i % len(box)])
         exchange += [User(text), Reply("", thought(calls), calls)]
-        if r.chance(0.9):
-            answers = [result_text(r, b, drawn) for b, drawn in bound]
-            exchange += [User("", [a for a, _ in answers]), final([w for _, w in answers])]
-        else:
+        if i == turns - 1 and r.chance(0.2):
             break
+        answers = [result_text(r, b, drawn) for b, drawn in bound]
+        exchange += [User("", [a for a, _ in answers]), final([w for _, w in answers])]
     return Dialogue("tools", exchange, tools=[b.schema for b in box], system=system_text(r), weight=1.5)
+
+
+WHICH = ["Which tool? {t}", "Which tool is for this? {t}", "Name the tool: {t}", "Tool for this: {t}", "What would you call? {t}",
+         "Only name the tool: {t}", "Which tool would you call for this: {t}", "Do not call it, name it: {t}"]
+
+
+def naming(r: Source, turns: int, tools: int, brief: bool) -> Dialogue:
+    """Requests whose tool is only named; `brief` declarations have no parameters.
+
+    Choosing is what is hard in a call, and the rest of the call takes ten times the tokens.
+    """
+    box = toolbox(r, tools)
+    exchange: list[User | Reply] = []
+    for i in range(turns):
+        if r.chance(0.03) and (gap := missing(r, box)):
+            text, reply = gap
+        else:
+            text, calls, _ = ask_once(r, box, box[i % len(box)])
+            reply = Reply(thought(calls), thought(calls))
+        exchange += [User(r.choice(WHICH).format(t=text)), reply]
+    schemas = [{**b.schema, "parameters": {"type": "object", "properties": {}}} if brief else b.schema for b in box]
+    return Dialogue("naming", exchange, tools=schemas, system=system_text(r), weight=1.5)
 
 
 def case(r: Source, unseen: bool = False) -> Dialogue:

@@ -2,6 +2,7 @@
 // decoded once for sixteen heads, softmax computed while they pass. The keys of a row can be divided
 // among blocks, whose parts are put together in a fixed order.
 #include "attend.cuh"
+#include "matmul/round.cuh"
 
 #define KEYS 16
 #define WARPS 8
@@ -142,6 +143,23 @@ DEVICE void store_head(const float4 (&sums)[QUADS], float factor, uint32_t dim, 
     }
 }
 
+// The norm of a head and the rotation of its tail.
+template <int QUADS>
+DEVICE void finish_query(float4 (&q)[QUADS], const AttendArgs& a, uint32_t pos) {
+    const uint32_t dim = a.format.dim, tail = dim - 2 * a.rope.n_pairs;
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < QUADS; j++) sum += dot4(q[j], q[j]);
+    const float scale = 1.0f / sqrtf(warp_sum(sum) / float(dim) + a.eps);
+#pragma unroll
+    for (int j = 0; j < QUADS; j++) {
+        const uint32_t at = 4 * (threadIdx.x % 32) + 128 * j;
+        q[j] = make_float4(q[j].x * scale, q[j].y * scale, q[j].z * scale, q[j].w * scale);
+        if (at >= tail && at < dim) rope_pair(a.rope, (at - tail) / 2, pos, q[j].x, q[j].y);
+        if (at + 2 >= tail && at + 2 < dim) rope_pair(a.rope, (at + 2 - tail) / 2, pos, q[j].z, q[j].w);
+    }
+}
+
 template <int QUADS>
 DEVICE void start(Running<QUADS>& s, const AttendArgs& a, uint32_t r, uint32_t first_head) {
     const uint32_t dim = a.format.dim;
@@ -161,6 +179,7 @@ DEVICE void start(Running<QUADS>& s, const AttendArgs& a, uint32_t r, uint32_t f
         }
         s.largest[h] = -3.0e38f;
         s.weight[h] = 0.0f;
+        if (a.raw) finish_query<QUADS>(s.q[h], a, a.step.row(r).pos);
     }
 }
 
@@ -171,7 +190,7 @@ DEVICE void finish(const Running<QUADS>& s, const AttendArgs& a, uint32_t r, uin
     for (int h = 0; h < WARP_HEADS; h++) {
         const uint32_t head = first_head + h;
         if (head >= a.n_heads) return;
-        if (a.n_splits == 1) {
+        if (!a.leaves_parts) {
             // The sink weighs in the denominator only.
             const float largest = fmaxf(s.largest[h], a.sinks[head]);
             const float shrink = expf(s.largest[h] - largest);
@@ -234,22 +253,61 @@ KERNEL_OCC(256, 1, attend_8, AttendArgs) {
     attend_body<8>(a, keys);
 }
 
-// grid: (heads, rows). Puts the parts of a head together.
-KERNEL(128, attend_combine, AttendArgs) {
-    const uint32_t head = blockIdx.x, r = blockIdx.y, dim = a.format.dim;
+struct CombineArgs {
+    Rope rope;                // that turns the heads back
+    const float* parts;       // [rows, splits, heads, dim + 2]
+    const float* sinks;
+    float* out;               // may be null
+    Records rounded;          // of whole rows of heads, where a head is made of 256s
+    StepView step;
+    uint32_t n_heads, dim, n_splits, turn;
+};
+
+#define SPLITS_MAX 64
+
+// grid: (heads, rows). Puts the parts of a head together; turns it back and rounds it, if that is
+// wanted. Shared: a head.
+KERNEL(256, attend_combine, CombineArgs) {
+    DYNAMIC_SHARED(float, values);
+    SHARED float share[SPLITS_MAX];
+    SHARED float part[32];
+    const uint32_t head = blockIdx.x, r = blockIdx.y, dim = a.dim;
     const uint64_t stride = uint64_t(a.n_heads) * (dim + 2);
     const float* parts = a.parts + uint64_t(r) * a.n_splits * stride + uint64_t(head) * (dim + 2);
-    float largest = a.sinks[head];
-    for (uint32_t s = 0; s < a.n_splits; s++) largest = fmaxf(largest, parts[s * stride + dim]);
-    float weight = expf(a.sinks[head] - largest);
-    for (uint32_t s = 0; s < a.n_splits; s++) {
-        weight += parts[s * stride + dim + 1] * expf(parts[s * stride + dim] - largest);
+    if (threadIdx.x < 32) {
+        const uint32_t lane = threadIdx.x;
+        float largest = a.sinks[head], weight = 0.0f;
+        for (uint32_t s = lane; s < a.n_splits; s += 32) largest = fmaxf(largest, parts[s * stride + dim]);
+        largest = warp_max(largest);
+        for (uint32_t s = lane; s < a.n_splits; s += 32) {
+            const float factor = expf(parts[s * stride + dim] - largest);
+            share[s] = factor;
+            weight += parts[s * stride + dim + 1] * factor;
+        }
+        // The sink weighs in the denominator only.
+        weight = warp_sum(weight) + expf(a.sinks[head] - largest);
+        __syncwarp();
+        for (uint32_t s = lane; s < a.n_splits; s += 32) share[s] /= weight;
     }
+    __syncthreads();
     for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
         float sum = 0.0f;
-        for (uint32_t s = 0; s < a.n_splits; s++) {
-            sum += parts[s * stride + i] * expf(parts[s * stride + dim] - largest);
+        for (uint32_t s = 0; s < a.n_splits; s++) sum += parts[s * stride + i] * share[s];
+        values[i] = sum;
+    }
+    __syncthreads();
+    if (a.turn) {
+        float* tail = values + dim - 2 * a.rope.n_pairs;
+        const uint32_t pos = a.step.row(r).pos;
+        for (uint32_t i = threadIdx.x; i < a.rope.n_pairs; i += blockDim.x) {
+            rope_pair(a.rope, i, pos, tail[2 * i], tail[2 * i + 1]);
         }
-        a.out[(uint64_t(r) * a.n_heads + head) * dim + i] = sum / weight;
+        __syncthreads();
+    }
+    const uint64_t row = uint64_t(r) * a.n_heads + head;
+    for (uint32_t i = threadIdx.x; i < (dim + 255) / 256 * 256; i += blockDim.x) {
+        const float v = i < dim ? values[i] : 0.0f;
+        if (a.out && i < dim) a.out[row * dim + i] = v;
+        a.rounded.put(row * (dim / 256) + i / 256, true, v, part);
     }
 }

@@ -20,15 +20,40 @@ typedef unsigned long long uint64_t;
 #include <stdint.h>
 #endif
 
-#define KERNEL(threads, name, Args) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
+#define DEVICE __device__ __forceinline__
+#define MEMBER __device__ __forceinline__
+
+// A kernel begins while the one before it still runs (src/driver/nvidia.rs asks for that), and waits
+// before its first statement until that one is done. One that is EARLY waits itself, by
+// `await_previous`, before it touches anything that another kernel writes or reads: what it loads
+// before are weights. Every thread of every kernel waits, so that a kernel that is done has all before
+// it done.
+DEVICE void await_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#define KERNEL_WITH(bounds, before, name, Args)                                                  \
+    DEVICE void name##_body(const Args& a);                                               \
+    extern "C" __global__ void __launch_bounds__ bounds name(const __grid_constant__ Args a) {   \
+        let_next_begin();                                                                        \
+        before;                                                                                  \
+        name##_body(a);                                                                          \
+    }                                                                                            \
+    DEVICE void name##_body(const Args& a)
+#define KERNEL(threads, name, Args) KERNEL_WITH((threads), await_previous(), name, Args)
 #define KERNEL_OCC(threads, blocks, name, Args) \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
+    KERNEL_WITH((threads, blocks), await_previous(), name, Args)
+#define KERNEL_EARLY(threads, blocks, name, Args) KERNEL_WITH((threads, blocks), , name, Args)
 #define SHARED __shared__
 #define DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) unsigned char name##_bytes[]; \
     T* const name = reinterpret_cast<T*>(name##_bytes)
-#define DEVICE __device__ __forceinline__
-#define MEMBER __device__ __forceinline__
 
 #endif
 
@@ -51,6 +76,24 @@ DEVICE float warp_max(float v) {
     return v;
 }
 #endif
+
+// The same of unsigned integers.
+#ifdef KEID_EMULATE
+DEVICE uint32_t warp_max_bits(uint32_t v) {
+    for (int o = 16; o > 0; o >>= 1) v = max(v, __shfl_xor_sync(FULL_WARP, v, o));
+    return v;
+}
+DEVICE uint32_t warp_min_bits(uint32_t v) { return ~warp_max_bits(~v); }
+#else
+DEVICE uint32_t warp_max_bits(uint32_t v) { return __reduce_max_sync(FULL_WARP, v); }
+DEVICE uint32_t warp_min_bits(uint32_t v) { return __reduce_min_sync(FULL_WARP, v); }
+#endif
+
+// Floats as unsigned integers of the same order; no number is zero.
+DEVICE uint32_t ordered(float v) {
+    const uint32_t bits = __float_as_uint(v);
+    return bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
+}
 
 // The sum over a block of whole warps; every thread gets it. `part` holds 32 floats.
 DEVICE float block_sum(float v, float* part) {

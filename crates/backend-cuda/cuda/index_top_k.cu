@@ -1,8 +1,10 @@
 // The lightning indexer's choice of compressed rows, tile by tile of queries.
 #include "kv_row.cuh"
+#include "rope.cuh"
 
 struct IndexArgs {
-    const float* q;           // rotated queries of all rows
+    Rope rope;                // that queries still lack; of no pairs where they are rotated
+    const float* q;           // queries of all rows
     const float* weights;     // head weights of all rows
     float* rounded;           // [tile rows, heads * dim]
     float* scores;            // [tile rows, score_cols]
@@ -27,6 +29,13 @@ KERNEL(64, index_query, IndexArgs) {
     const uint64_t row = uint64_t(a.n_heads) * a.dim;
     const float* q = a.q + r * row + blockIdx.x * a.dim;
     for (uint32_t i = threadIdx.x; i < a.dim; i += blockDim.x) head[i] = q[i];
+    if (a.rope.n_pairs > 0) {
+        __syncthreads();
+        float* tail = head + a.dim - 2 * a.rope.n_pairs;
+        for (uint32_t i = threadIdx.x; i < a.rope.n_pairs; i += blockDim.x) {
+            rope_pair(a.rope, i, a.step.row(r).pos, tail[2 * i], tail[2 * i + 1]);
+        }
+    }
     if (a.format.format != ROWS_F32) {
         hadamard(head, a.dim, threadIdx.x, blockDim.x);
         for (uint32_t b = threadIdx.x / 32; b < a.dim / 32; b += blockDim.x / 32) {
@@ -147,12 +156,6 @@ KERNEL_OCC(256, 2, index_scores, IndexArgs) {
         for (int o = 8; o > 0; o >>= 1) sum += __shfl_xor_sync(FULL_WARP, sum, o);
         if (mine == 0 && first_key + key + 16 * j < visible) out[key + 16 * j] = sum;
     }
-}
-
-// Floats as unsigned integers of the same order.
-DEVICE uint32_t ordered(float v) {
-    const uint32_t bits = __float_as_uint(v);
-    return bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
 }
 
 // How many of the block's flags are set before this thread's, and in all. `counts` holds 32.

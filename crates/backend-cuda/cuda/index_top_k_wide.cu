@@ -5,10 +5,12 @@
 // loss; the largest goes to the head's weight. Keys likewise. Sums are f32.
 #include "kv_row.cuh"
 #include "matmul/halves.cuh"
+#include "rope.cuh"
 #include "wgmma.cuh"
 
 // As in index_top_k.cu, but for the queries.
 struct IndexArgs {
+    Rope rope;                // that queries still lack; of no pairs where they are rotated
     const float* q;
     const float* weights;
     // [tiles of ROWS rows][2 blocks of 64 channels][rows, heads]: 128 bytes; then weights of heads
@@ -53,6 +55,11 @@ KERNEL(32, index_query_wide, IndexArgs) {
     if (visible_rows(a, r) <= a.top_k) return;
     const float* q = a.q + (uint64_t(r) * HEADS + h) * DIM;
     for (uint32_t i = lane; i < DIM; i += 32) head[i] = q[i];
+    __syncwarp();
+    float* tail = head + DIM - 2 * a.rope.n_pairs;
+    for (uint32_t i = lane; i < a.rope.n_pairs; i += 32) {
+        rope_pair(a.rope, i, a.step.row(r).pos, tail[2 * i], tail[2 * i + 1]);
+    }
     hadamard(head, DIM, lane, 32);
     uint32_t e[4], largest = 0;
 #pragma unroll
@@ -240,12 +247,6 @@ KERNEL_OCC(128 * GROUPS, 1, index_scores_wide, IndexArgs) { WGMMA_BODY(index_sco
 #define NEAR_MAX 4096
 // Scores that a thread looks at in turn.
 #define RUN 8
-
-// Floats as unsigned integers of the same order.
-DEVICE uint32_t ordered(float v) {
-    const uint32_t bits = __float_as_uint(v);
-    return bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
-}
 
 struct Select {
     uint32_t bins[BINS];

@@ -125,15 +125,6 @@ DEVICE float row_value(const RowFormat& f, const uint8_t* row, uint32_t i) {
     return reinterpret_cast<const float*>(row + f.tail_offset)[i - f.coded];
 }
 
-DEVICE uint32_t warp_max_bits(uint32_t v) {
-#pragma unroll
-    for (int o = 16; o > 0; o >>= 1) {
-        const uint32_t other = __shfl_xor_sync(FULL_WARP, v, o);
-        v = v > other ? v : other;
-    }
-    return v;
-}
-
 DEVICE uint32_t magnitude_bits(float v) { return __float_as_uint(v) & 0x7fffffffu; }
 
 // The orthonormal Walsh-Hadamard transform of n values in shared memory, by `n_threads` threads that

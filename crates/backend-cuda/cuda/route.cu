@@ -42,16 +42,14 @@ DEVICE uint32_t block_best(float value, uint32_t index, float* values, uint32_t*
     return index;
 }
 
-// grid: rows. Shared: scores and biased scores of all experts.
-KERNEL(256, route, RouteArgs) {
-    DYNAMIC_SHARED(float, scores);
+// The choice of row r by a whole block, from its logits. `scores` holds two values an expert.
+DEVICE void choose(const RouteArgs& a, uint32_t r, float* scores) {
     SHARED float values[8];
     SHARED uint32_t indices[8];
     float* biased = scores + a.n_experts;
-    const uint32_t r = blockIdx.x;
     const float* logits = a.logits + uint64_t(r) * a.n_experts;
     for (uint32_t e = threadIdx.x; e < a.n_experts; e += blockDim.x) {
-        const float score = sqrtf(softplus(logits[e]));
+        const float score = sqrtf(softplus(__ldcg(logits + e)));
         scores[e] = score;
         biased[e] = a.table ? score : score + a.bias[e];
     }
@@ -82,5 +80,200 @@ KERNEL(256, route, RouteArgs) {
     }
     for (uint32_t k = threadIdx.x; k < a.used; k += blockDim.x) {
         a.weights[uint64_t(r) * a.used + k] = scores[ids[k]] / sum * a.scale;
+    }
+    __syncthreads();
+}
+
+// grid: rows. Shared: scores and biased scores of all experts.
+KERNEL(256, route, RouteArgs) {
+    DYNAMIC_SHARED(float, scores);
+    choose(a, blockIdx.x, scores);
+}
+
+struct RouterArgs {
+    RouteArgs route;
+    const float* x;           // [rows, hidden]
+    const void* gate;         // [experts, hidden]
+    uint32_t* done;           // blocks that are done: zero before and after
+    uint32_t gate_type, hidden, n_rows, pad;
+};
+
+#define ROUTER_WARPS 8
+// Experts of a block, and warps that share one.
+#define ROUTER_EXPERTS 2
+#define SHARE (ROUTER_WARPS / ROUTER_EXPERTS)
+// Pieces of eight columns a lane, whose 16-bit weights lie in registers, and those added at once.
+#define PIECES 8
+#define AT_ONCE 4
+
+// Eight weights of 16 bits.
+DEVICE void halves_to_floats(const uint4& bits, uint32_t type, float (&w)[8]) {
+    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint16_t even = uint16_t(words[i]), odd = uint16_t(words[i] >> 16);
+        w[2 * i] = type == FLOAT_F16 ? half_to_float(even) : bf16_to_float(even);
+        w[2 * i + 1] = type == FLOAT_F16 ? half_to_float(odd) : bf16_to_float(odd);
+    }
+}
+
+DEVICE float dot_eight(const float (&w)[8], const float4& low, const float4& high) {
+    return (w[0] * low.x + w[1] * low.y + w[2] * low.z + w[3] * low.w)
+        + (w[4] * high.x + w[5] * high.y + w[6] * high.z + w[7] * high.w);
+}
+
+DEVICE float4 load_four(const float* at, bool exists) {
+    return exists ? *reinterpret_cast<const float4*>(at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+}
+
+// A lane's part of the product with weights that it holds; all of them are 16-bit.
+DEVICE float held_product(const uint4 (&held)[PIECES], uint32_t type, const float* x, uint32_t first,
+                          uint32_t step, uint32_t hidden) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int begin = 0; begin < PIECES; begin += AT_ONCE) {
+        if (first + begin * step >= hidden) break;
+        float4 low[AT_ONCE], high[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            const uint32_t at = first + (begin + k) * step;
+            low[k] = load_four(x + at, at < hidden);
+            high[k] = load_four(x + at + 4, at < hidden);
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            float w[8];
+            halves_to_floats(held[begin + k], type, w);
+            sum += dot_eight(w, low[k], high[k]);
+        }
+    }
+    return sum;
+}
+
+// The same from memory, from column `first` on.
+DEVICE float read_product(const RouterArgs& a, uint64_t row, const float* x, uint32_t first, uint32_t step) {
+    float sum = 0.0f;
+#pragma unroll 2
+    for (uint32_t at = first; at < a.hidden; at += step) {
+        float w[8];
+        if (a.gate_type == FLOAT_F32) {
+            const float* from = static_cast<const float*>(a.gate) + row + at;
+            const float4 low = load_four(from, true), high = load_four(from + 4, true);
+            w[0] = low.x, w[1] = low.y, w[2] = low.z, w[3] = low.w;
+            w[4] = high.x, w[5] = high.y, w[6] = high.z, w[7] = high.w;
+        } else {
+            const uint16_t* from = static_cast<const uint16_t*>(a.gate) + row + at;
+            halves_to_floats(*reinterpret_cast<const uint4*>(from), a.gate_type, w);
+        }
+        sum += dot_eight(w, load_four(x + at, true), load_four(x + at + 4, true));
+    }
+    return sum;
+}
+
+// Up to so many experts a warp chooses by itself, of as many as there are lanes.
+#define HELD_EXPERTS 16
+
+// The choice of row r by a warp, from its logits: the same as `choose`.
+DEVICE void choose_by_warp(const RouteArgs& a, uint32_t r) {
+    const uint32_t lane = threadIdx.x % 32;
+    const float* logits = a.logits + uint64_t(r) * a.n_experts;
+    uint32_t best = 0;
+    float chosen = 0.0f;
+    if (a.table) {
+        if (lane < a.used) best = a.table[uint64_t(a.step.row(r).token) * a.used + lane];
+        chosen = sqrtf(softplus(__ldcg(logits + best)));
+    } else {
+        float score[HELD_EXPERTS];
+        // As integers of the same order; zero where there is none, where it is taken, or no number.
+        uint32_t key[HELD_EXPERTS];
+#pragma unroll
+        for (int i = 0; i < HELD_EXPERTS; i++) {
+            const uint32_t e = lane + 32 * i;
+            score[i] = e < a.n_experts ? __ldcg(logits + e) : 0.0f;
+            key[i] = e < a.n_experts ? __float_as_uint(a.bias[e]) : 0u;
+        }
+#pragma unroll
+        for (int i = 0; i < HELD_EXPERTS; i++) {
+            score[i] = sqrtf(softplus(score[i]));
+            const float biased = score[i] + __uint_as_float(key[i]);
+            key[i] = lane + 32 * i < a.n_experts && biased == biased ? ordered(biased) : 0u;
+        }
+        for (uint32_t k = 0; k < a.used; k++) {
+            uint32_t largest = 0, at = 0;
+#pragma unroll
+            for (int i = 0; i < HELD_EXPERTS; i++) {
+                if (key[i] > largest) largest = key[i], at = i;
+            }
+            const uint32_t top = warp_max_bits(largest);
+            const uint32_t index = warp_min_bits(largest == top ? lane + 32 * at : 0xffffffffu);
+            // Logits that are no numbers leave no candidate: any expert then, never a wild one.
+            const uint32_t expert = top == 0 ? k : index;
+            float own = 0.0f;
+#pragma unroll
+            for (int i = 0; i < HELD_EXPERTS; i++) {
+                if (expert == lane + 32 * i) own = score[i], key[i] = 0;
+            }
+            own = __shfl_sync(FULL_WARP, own, expert % 32);
+            if (lane == k) best = expert, chosen = own;
+        }
+    }
+    float sum = 0.0f;
+    for (uint32_t k = 0; k < a.used; k++) sum += __shfl_sync(FULL_WARP, chosen, k);
+    if (lane >= a.used) return;
+    a.ids[uint64_t(r) * a.used + lane] = best;
+    a.weights[uint64_t(r) * a.used + lane] = chosen / sum * a.scale;
+}
+
+// The logits of two experts a block, for all rows; the block that is done last chooses. grid: experts /
+// 2. Shared: as `route`. The width is made of eights.
+KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
+    DYNAMIC_SHARED(float, scores);
+    SHARED float sums[ROUTER_WARPS];
+    SHARED uint32_t last;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_experts = a.route.n_experts;
+    const uint32_t expert = blockIdx.x * ROUTER_EXPERTS + warp / SHARE;
+    const uint32_t first = 8 * (lane + 32 * (warp % SHARE)), step = 8 * 32 * SHARE;
+    const uint64_t row = uint64_t(expert) * a.hidden;
+    const bool exists = expert < n_experts, held = a.gate_type != FLOAT_F32;
+    uint4 weights[PIECES];
+#pragma unroll
+    for (int k = 0; k < PIECES; k++) {
+        const uint32_t at = first + k * step;
+        weights[k] = make_uint4(0, 0, 0, 0);
+        if (exists && held && at < a.hidden) {
+            const uint16_t* from = static_cast<const uint16_t*>(a.gate) + row + at;
+            weights[k] = *reinterpret_cast<const uint4*>(from);
+        }
+    }
+    await_previous();
+    for (uint32_t r = 0; r < a.n_rows; r++) {
+        const float* x = a.x + uint64_t(r) * a.hidden;
+        float sum = 0.0f;
+        if (held) sum = held_product(weights, a.gate_type, x, first, step, a.hidden);
+        if (exists) sum += read_product(a, row, x, first + (held ? PIECES * step : 0), step);
+        sum = warp_sum(sum);
+        __syncthreads();
+        if (lane == 0) sums[warp] = sum;
+        __syncthreads();
+        if (lane == 0 && warp % SHARE == 0 && exists) {
+            float all = sum;
+            for (uint32_t w = 1; w < SHARE; w++) all += sums[warp + w];
+            const_cast<float*>(a.route.logits)[uint64_t(r) * n_experts + expert] = all;
+        }
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(a.done, 1u) + 1 == gridDim.x;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    if (threadIdx.x == 0) *a.done = 0;
+    const bool few = n_experts <= 32 * HELD_EXPERTS && a.route.used <= 32;
+    for (uint32_t r = few ? warp : 0; r < a.n_rows; r += few ? ROUTER_WARPS : 1) {
+        if (few) {
+            choose_by_warp(a.route, r);
+        } else {
+            choose(a.route, r, scores);
+        }
     }
 }

@@ -1,17 +1,21 @@
 //! Attention over window and selected rows.
 
 use backend::{Act, Pooled, Result, Selected, Shape};
+use model::Rope;
 
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::kv::{Kv, PooledRows, RowFormat, WindowRows};
+use crate::matmul::{CHUNK_COLS, Records};
+use crate::rope_tail::RopeArgs;
 
 const WIDE: Kernel = Kernel::new("attend_wide", "attend_wide");
+const WIDE_HALVES: Kernel = Kernel::new("attend_wide", "attend_wide_halves");
 /// Heads of a block of `attend_wide`, the channels that it takes, its threads and its shared memory.
 const WIDE_HEADS: usize = 64;
 const WIDE_DIM: u32 = 512;
 const WIDE_THREADS: u32 = 384;
-const WIDE_SHARED: usize = (64 * 512 * 2) * 3 + 64 * 128 + 2 * 64 * 4 + 64 + 1024;
+const WIDE_SHARED: usize = (64 * 512 * 2) * 3 + 64 * 128 + 2 * 64 * 4 + 2 * 64 * 4 + 64 + 1024;
 const COMBINE: Kernel = Kernel::new("attend", "attend_combine");
 
 /// Keys that a block decodes together, and its heads.
@@ -55,6 +59,7 @@ impl Workspace {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct AttendArgs {
+    rope: RopeArgs,
     q: DevicePtr,
     out: DevicePtr,
     parts: DevicePtr,
@@ -69,11 +74,44 @@ struct AttendArgs {
     selected: u32,
     n_splits: u32,
     scale: f32,
-    pad: u32,
+    eps: f32,
+    raw: u32,
+    leaves_parts: u32,
 }
 
 // SAFETY: the struct of cuda/attend.cu, without padding.
 unsafe impl Args for AttendArgs {}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AttendHalvesArgs {
+    attend: AttendArgs,
+    out: DevicePtr,
+    factors: DevicePtr,
+    rows: u32,
+    slice_heads: u32,
+}
+
+// SAFETY: the struct of cuda/attend_wide.cu, without padding.
+unsafe impl Args for AttendHalvesArgs {}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CombineArgs {
+    rope: RopeArgs,
+    parts: DevicePtr,
+    sinks: DevicePtr,
+    out: DevicePtr,
+    rounded: Records,
+    step: DevicePtr,
+    n_heads: u32,
+    dim: u32,
+    n_splits: u32,
+    turn: u32,
+}
+
+// SAFETY: the struct of cuda/attend.cu, without padding.
+unsafe impl Args for CombineArgs {}
 
 /// Blocks that share a row's keys: enough to fill the device, no more than there are tiles of keys.
 fn splits(parts: &Parts<'_>, n_rows: usize, head_blocks: usize, keys_max: usize) -> usize {
@@ -92,54 +130,165 @@ fn is_wide(parts: &Parts<'_>, f: &RowFormat, n_heads: usize, n_rows: usize) -> b
         && 2 * n_rows * (n_heads / WIDE_HEADS) >= parts.gpu.sms()
 }
 
+/// What is attended to, and with what.
+pub(crate) struct Attention<'a> {
+    pub(crate) kv: &'a Kv,
+    pub(crate) layer: usize,
+    pub(crate) selected: Selected<'a, Buffer>,
+    pub(crate) sinks: DevicePtr,
+    pub(crate) n_rows: usize,
+}
+
+/// Queries that are normed and rotated, to the output of every head.
 pub(crate) fn attend(
     parts: &Parts<'_>,
     (out, q): (&Act<Buffer>, &Act<Buffer>),
-    (kv, layer): (&Kv, usize),
-    selected: &Selected<'_, Buffer>,
-    sinks: DevicePtr,
-    n_rows: usize,
+    what: &Attention<'_>,
 ) -> Result<()> {
+    let mut args = what.args(parts, q)?;
+    args.out = out.buf.ptr();
+    let heads = args.n_heads as usize;
+    if is_wide(parts, &args.format, heads, what.n_rows) {
+        let grid = Launch::grid2(heads / WIDE_HEADS, what.n_rows, WIDE_THREADS);
+        return parts.gpu.launch(&WIDE, grid.shared(WIDE_SHARED), &args);
+    }
+    args.leaves_parts = u32::from(args.n_splits > 1);
+    what.launch(parts, &args)?;
+    if args.n_splits > 1 { what.combine(parts, &args, None) } else { Ok(()) }
+}
+
+/// Whether [`attend_halves`] can do it.
+pub(crate) fn can_fuse(
+    parts: &Parts<'_>,
+    kv: &Kv,
+    q: &Act<Buffer>,
+    n_groups: usize,
+    n_rows: usize,
+) -> bool {
     let format = kv.row_format(Pooled::Attention);
-    let (dim, window) = (format.dim as usize, kv.window(layer));
-    let n_heads = q.cols / dim;
-    let context = parts.mirror.context();
-    let (tag, ids, ids_cols, keys_max) = match selected {
-        Selected::WindowOnly => (0, DevicePtr::NULL, 0, 0),
-        Selected::All => (1, DevicePtr::NULL, 0, context / 128),
-        Selected::Picked(ids) => (2, ids.buf.ptr(), ids.cols, ids.cols.min(context / 4)),
+    let n_heads = q.cols / format.dim as usize;
+    n_heads.is_multiple_of(n_groups)
+        && WIDE_HEADS.is_multiple_of(n_heads / n_groups)
+        && parts.shape.config.rope_dim.is_multiple_of(8)
+        && is_wide(parts, &format, n_heads, n_rows)
+}
+
+/// Queries as they are projected, to f16 rows of every head, turned back, in `n_groups` slices: where they
+/// and their factors go, and for how many rows there is room.
+pub(crate) fn attend_halves(
+    parts: &Parts<'_>,
+    q: &Act<Buffer>,
+    what: &Attention<'_>,
+    rope: RopeArgs,
+    (out, factors, rows): (DevicePtr, DevicePtr, usize),
+    n_groups: usize,
+) -> Result<()> {
+    let mut attend = what.args(parts, q)?;
+    (attend.rope, attend.raw) = (rope, 1);
+    let heads = attend.n_heads as usize;
+    let args = AttendHalvesArgs {
+        attend,
+        out,
+        factors,
+        rows: rows as u32,
+        slice_heads: (heads / n_groups) as u32,
     };
-    let pooled = match selected {
-        Selected::WindowOnly => PooledRows::default(),
-        _ => kv.pooled(layer, Pooled::Attention)?,
-    };
-    let blocks = n_heads.div_ceil(HEADS);
-    let n_splits = splits(parts, n_rows, blocks, keys_max + window.window as usize);
-    let args = AttendArgs {
-        q: q.buf.ptr(),
-        out: out.buf.ptr(),
-        parts: parts.attention.parts.ptr(),
-        sinks,
-        ids,
-        window,
-        pooled,
-        format,
-        step: parts.mirror.ptr(),
-        n_heads: n_heads as u32,
-        ids_cols: ids_cols as u32,
-        selected: tag,
-        n_splits: n_splits as u32,
-        scale: 1.0 / (dim as f32).sqrt(),
-        pad: 0,
-    };
-    if is_wide(parts, &format, n_heads, n_rows) {
-        let launch = Launch::grid2(n_heads / WIDE_HEADS, n_rows, WIDE_THREADS).shared(WIDE_SHARED);
-        return parts.gpu.launch(&WIDE, launch, &args);
+    let grid = Launch::grid2(heads / WIDE_HEADS, what.n_rows, WIDE_THREADS);
+    parts.gpu.launch(&WIDE_HALVES, grid.shared(WIDE_SHARED), &args)
+}
+
+/// Queries as they are projected, to the output of every head, turned back; its records are left for
+/// the product with `n_groups` slices. For few rows.
+pub(crate) fn attend_raw(
+    parts: &Parts<'_>,
+    (out, q): (&Act<Buffer>, &Act<Buffer>),
+    what: &Attention<'_>,
+    rope: &Rope,
+    n_groups: usize,
+) -> Result<()> {
+    let mut args = what.args(parts, q)?;
+    args.rope = RopeArgs::new(rope, false);
+    args.out = out.buf.ptr();
+    (args.raw, args.leaves_parts) = (1, 1);
+    what.launch(parts, &args)?;
+    what.combine(parts, &args, Some((RopeArgs::new(rope, true), n_groups)))
+}
+
+impl Attention<'_> {
+    fn args(&self, parts: &Parts<'_>, q: &Act<Buffer>) -> Result<AttendArgs> {
+        let (kv, layer) = (self.kv, self.layer);
+        let format = kv.row_format(Pooled::Attention);
+        let (dim, window) = (format.dim as usize, kv.window(layer));
+        let n_heads = q.cols / dim;
+        let context = parts.mirror.context();
+        let (selected, ids, ids_cols, keys_max) = match self.selected {
+            Selected::WindowOnly => (0, DevicePtr::NULL, 0, 0),
+            Selected::All => (1, DevicePtr::NULL, 0, context / 128),
+            Selected::Picked(ids) => (2, ids.buf.ptr(), ids.cols, ids.cols.min(context / 4)),
+        };
+        let pooled = match self.selected {
+            Selected::WindowOnly => PooledRows::default(),
+            _ => kv.pooled(layer, Pooled::Attention)?,
+        };
+        let keys_max = keys_max + window.window as usize;
+        let n_splits = splits(parts, self.n_rows, n_heads.div_ceil(HEADS), keys_max);
+        Ok(AttendArgs {
+            rope: RopeArgs::none(),
+            q: q.buf.ptr(),
+            out: DevicePtr::NULL,
+            parts: parts.attention.parts.ptr(),
+            sinks: self.sinks,
+            ids,
+            window,
+            pooled,
+            format,
+            step: parts.mirror.ptr(),
+            n_heads: n_heads as u32,
+            ids_cols: ids_cols as u32,
+            selected,
+            n_splits: n_splits as u32,
+            scale: 1.0 / (dim as f32).sqrt(),
+            eps: parts.shape.config.rms_eps,
+            raw: 0,
+            leaves_parts: 0,
+        })
     }
-    let launch = Launch::grid3(blocks, n_rows, n_splits, 256).shared(shared_bytes(dim));
-    parts.gpu.launch(&kernel(dim), launch, &args)?;
-    if n_splits > 1 {
-        parts.gpu.launch(&COMBINE, Launch::grid2(n_heads, n_rows, 128), &args)?;
+
+    fn launch(&self, parts: &Parts<'_>, args: &AttendArgs) -> Result<()> {
+        let (dim, heads) = (args.format.dim as usize, args.n_heads as usize);
+        let launch = Launch::grid3(heads.div_ceil(HEADS), self.n_rows, args.n_splits as usize, 256);
+        parts.gpu.launch(&kernel(dim), launch.shared(shared_bytes(dim)), args)
     }
-    Ok(())
+
+    /// Puts the parts together. `turn`: by which rotation they are turned back, and slices of a row
+    /// that are rounded.
+    fn combine(
+        &self,
+        parts: &Parts<'_>,
+        args: &AttendArgs,
+        turn: Option<(RopeArgs, usize)>,
+    ) -> Result<()> {
+        let (dim, n_heads) = (args.format.dim as usize, args.n_heads as usize);
+        let rounded = match turn {
+            Some((_, n_groups)) if dim.is_multiple_of(CHUNK_COLS) => {
+                let slices = (n_groups, n_heads * dim / n_groups);
+                parts.products.leave_records(args.out, slices, self.n_rows)
+            }
+            _ => Records::default(),
+        };
+        let args = CombineArgs {
+            rope: turn.map_or_else(RopeArgs::none, |(rope, _)| rope),
+            parts: args.parts,
+            sinks: args.sinks,
+            out: args.out,
+            rounded,
+            step: args.step,
+            n_heads: args.n_heads,
+            dim: args.format.dim,
+            n_splits: args.n_splits,
+            turn: u32::from(turn.is_some()),
+        };
+        let launch = Launch::grid2(n_heads, self.n_rows, 256).shared(4 * dim);
+        parts.gpu.launch(&COMBINE, launch, &args)
+    }
 }

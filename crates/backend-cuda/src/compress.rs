@@ -13,7 +13,7 @@ const COMPRESS_SPAN: Kernel = Kernel::new("compress", "compress_span");
 const CLOSE_ROWS: Kernel = Kernel::new("compress", "close_rows");
 
 /// Spans of so few rows are staged and closed by one block each.
-const SPAN_ROWS_MAX: usize = 4;
+pub(crate) const SPAN_ROWS_MAX: usize = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -26,19 +26,47 @@ struct StageWindowArgs {
 // SAFETY: the struct of cuda/compress.cu, without padding.
 unsafe impl Args for StageWindowArgs {}
 
+/// A compressor's inputs, weights and rows: `Compressor` of `cuda/compress.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy)]
-struct CompressArgs {
-    rope: RopeArgs,
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Compressor {
     k: DevicePtr,
     z: DevicePtr,
     position_bias: DevicePtr,
     norm: DevicePtr,
     pooled: PooledRows,
     format: RowFormat,
-    step: DevicePtr,
     cols: u32,
     width: u32,
+}
+
+impl Compressor {
+    pub(crate) fn new(
+        kv: &Kv,
+        layer: usize,
+        pooled: Pooled,
+        input: &PoolInput<Buffer>,
+        w: &CompressorWeights<Cuda>,
+    ) -> Result<Self> {
+        Ok(Self {
+            k: input.kv.buf.ptr(),
+            z: input.gate.buf.ptr(),
+            position_bias: w.position_bias.values()?,
+            norm: w.norm.values()?,
+            pooled: kv.pooled(layer, pooled)?,
+            format: kv.row_format(pooled),
+            cols: input.kv.cols as u32,
+            width: w.width as u32,
+        })
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CompressArgs {
+    rope: RopeArgs,
+    c: Compressor,
+    step: DevicePtr,
     eps: f32,
     pad: u32,
 }
@@ -79,15 +107,8 @@ pub(crate) fn compress(
     let cols = input.kv.cols;
     let args = CompressArgs {
         rope: target.rope,
-        k: input.kv.buf.ptr(),
-        z: input.gate.buf.ptr(),
-        position_bias: w.position_bias.values()?,
-        norm: w.norm.values()?,
-        pooled: kv.pooled(target.layer, target.pooled)?,
-        format: kv.row_format(target.pooled),
+        c: Compressor::new(kv, target.layer, target.pooled, input, w)?,
         step: parts.mirror.ptr(),
-        cols: cols as u32,
-        width: w.width as u32,
         eps: parts.shape.config.rms_eps,
         pad: 0,
     };

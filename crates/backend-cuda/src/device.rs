@@ -11,8 +11,8 @@ use crate::kv::Kv;
 use crate::step::Mirror;
 use crate::weight::Weight;
 use crate::{
-    Cuda, Prepared, attend, attention_in, hyper_connection, index_top_k, matmul, mixture,
-    rope_tail, site,
+    Cuda, Prepared, attend, attention, hyper_connection, index_top_k, matmul, mixture, rope_tail,
+    site,
 };
 
 /// Rows of a step: blocks in a grid's second dimension.
@@ -37,7 +37,7 @@ impl Device for Cuda {
             + Mirror::bytes(shape)
             + matmul::Workspace::bytes(&self.gpu, shape)
             + hyper_connection::Workspace::bytes(shape)
-            + attention_in::Workspace::bytes(shape)
+            + attention::Workspace::bytes(shape)
             + attend::Workspace::bytes(shape)
             + mixture::Workspace::bytes(shape)
             + site::Workspace::bytes(shape)
@@ -67,7 +67,7 @@ impl Device for Cuda {
             mirror: Mirror::new(&self.gpu, shape)?,
             products: matmul::Workspace::new(&self.gpu, shape)?,
             hyper_connection: hyper_connection::Workspace::new(&self.gpu, shape)?,
-            attention_in: attention_in::Workspace::new(&self.gpu, shape)?,
+            projections: attention::Workspace::new(&self.gpu, shape)?,
             attention: attend::Workspace::new(&self.gpu, shape)?,
             mixture: mixture::Workspace::new(&self.gpu, shape)?,
             site: site::Workspace::new(&self.gpu, shape)?,
@@ -108,6 +108,7 @@ impl Device for Cuda {
         // Forgetting `prepare` is a programmer's error.
         let Some(prepared) = &mut self.prepared else { panic!("prepare comes first") };
         let key = prepared.mirror.write(&self.gpu, step)?;
+        prepared.products.forget_records();
         self.gpu.begin(key)
     }
 

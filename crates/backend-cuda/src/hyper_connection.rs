@@ -1,8 +1,9 @@
 //! Hyper-connections: mixing values, collapse and expand.
 
-use backend::{Act, HcWeights, Result, Shape, SiteWeights};
+use backend::{Act, HcWeights, HeadWeights, Result, Shape, SiteWeights};
 
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::matmul::Records;
 use crate::weight::FloatType;
 use crate::{Cuda, FEW_ROWS, Parts};
 
@@ -125,8 +126,10 @@ pub(crate) fn expand(
 }
 
 /// Channels of a chunk, and sums that it leaves: `CHUNK` and `SUMS` of cuda/hyper_connection.cu.
-const CHUNK: usize = 64;
+const CHUNK: usize = 32;
 const SUMS: usize = 34;
+/// Blocks that share the rows of a chunk, at most.
+const ROW_BLOCKS: usize = 4;
 /// Streams that the fused kernels are made for: every published model's.
 const STREAMS: usize = 4;
 
@@ -137,7 +140,7 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn bytes(shape: &Shape) -> usize {
-        let rows = shape.limits.step_rows.min(FEW_ROWS);
+        let rows = shape.limits.step_rows.max(shape.limits.logit_rows).min(FEW_ROWS);
         4 * rows * shape.config.hidden.div_ceil(CHUNK) * SUMS
     }
 
@@ -159,20 +162,24 @@ struct NextArgs {
     sums: DevicePtr,
     mix: DevicePtr,
     x: DevicePtr,
+    rounded: Records,
+    step: DevicePtr,
     hidden: u32,
     project_type: u32,
     rounds: u32,
     n_chunks: u32,
     hc_eps: f32,
     rms_eps: f32,
+    n_rows: u32,
+    pad: u32,
 }
 
 // SAFETY: the struct of cuda/hyper_connection.cu, without padding.
 unsafe impl Args for NextArgs {}
 
-/// Whether [`next`] can enter this site for so many rows.
-pub(crate) fn has_next(parts: &Parts<'_>, site: &SiteWeights<Cuda>, n_rows: usize) -> bool {
-    let plain = site.hc.project.matrix().is_ok_and(|project| project.floats().is_some());
+/// Whether [`next`] and [`head`] can project with these weights for so many rows.
+pub(crate) fn is_fused(parts: &Parts<'_>, w: &HcWeights<Cuda>, n_rows: usize) -> bool {
+    let plain = w.project.matrix().is_ok_and(|project| project.floats().is_some());
     n_rows <= FEW_ROWS && parts.shape.config.hc.n_streams == STREAMS && plain
 }
 
@@ -185,28 +192,63 @@ pub(crate) fn next(
     site: &SiteWeights<Cuda>,
     n_rows: usize,
 ) -> Result<()> {
+    let mut args = next_args(parts, (x, streams), &site.hc, site.norm.values()?, n_rows)?;
+    args.y = y.map_or(DevicePtr::NULL, |y| y.buf.ptr());
+    args.old_mix = mix.buf.ptr();
+    args.mix = mix.buf.ptr();
+    launch(parts, &args, x.cols, n_rows)
+}
+
+/// Collapses and norms the streams of the rows that want logits.
+pub(crate) fn head(
+    parts: &Parts<'_>,
+    x: &Act<Buffer>,
+    streams: &Act<Buffer>,
+    w: &HeadWeights<Cuda>,
+    n_rows: usize,
+) -> Result<()> {
+    let args = next_args(parts, (x, streams), &w.hc, w.norm.values()?, n_rows)?;
+    launch(parts, &args, x.cols, n_rows)
+}
+
+fn next_args(
+    parts: &Parts<'_>,
+    (x, streams): (&Act<Buffer>, &Act<Buffer>),
+    w: &HcWeights<Cuda>,
+    norm: DevicePtr,
+    n_rows: usize,
+) -> Result<NextArgs> {
     let (hc, hidden) = (&parts.shape.config.hc, x.cols);
     let (project, project_type) =
-        site.hc.project.matrix()?.floats().unwrap_or((DevicePtr::NULL, FloatType::F32));
-    let n_chunks = hidden.div_ceil(CHUNK);
-    let args = NextArgs {
+        w.project.matrix()?.floats().unwrap_or((DevicePtr::NULL, FloatType::F32));
+    Ok(NextArgs {
         streams: streams.buf.ptr(),
-        y: y.map_or(DevicePtr::NULL, |y| y.buf.ptr()),
-        old_mix: mix.buf.ptr(),
+        y: DevicePtr::NULL,
+        old_mix: DevicePtr::NULL,
         project,
-        base: site.hc.base.values()?,
-        scale: site.hc.scale.values()?,
-        norm: site.norm.values()?,
+        base: w.base.values()?,
+        scale: w.scale.values()?,
+        norm,
         sums: parts.hyper_connection.sums.ptr(),
-        mix: mix.buf.ptr(),
+        mix: DevicePtr::NULL,
         x: x.buf.ptr(),
+        rounded: parts.products.leave_records(x.buf.ptr(), (1, hidden), n_rows),
+        step: parts.mirror.ptr(),
         hidden: hidden as u32,
         project_type: project_type as u32,
         rounds: hc.sinkhorn_iterations as u32,
-        n_chunks: n_chunks as u32,
+        n_chunks: hidden.div_ceil(CHUNK) as u32,
         hc_eps: hc.eps,
         rms_eps: parts.shape.config.rms_eps,
-    };
-    parts.gpu.launch(&EXPAND_SUMS, Launch::grid2(n_chunks, n_rows, 256), &args)?;
-    parts.gpu.launch(&MIX_NORM, Launch::grid2(hidden.div_ceil(256) + 1, n_rows, 256), &args)
+        n_rows: n_rows as u32,
+        pad: 0,
+    })
+}
+
+fn launch(parts: &Parts<'_>, args: &NextArgs, hidden: usize, n_rows: usize) -> Result<()> {
+    let chunks = hidden.div_ceil(CHUNK);
+    parts.gpu.launch(&EXPAND_SUMS, Launch::grid2(chunks, n_rows.min(ROW_BLOCKS), 256), args)?;
+    // A site has mixing values, which one block more writes.
+    let blocks = hidden.div_ceil(256) + usize::from(args.mix != DevicePtr::NULL);
+    parts.gpu.launch(&MIX_NORM, Launch::grid2(blocks, n_rows, 256), args)
 }

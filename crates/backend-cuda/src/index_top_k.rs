@@ -5,6 +5,7 @@ use backend::{Act, Ids, Pooled, Result, Shape};
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::kv::{Kv, PooledRows, RowFormat};
+use crate::rope_tail::RopeArgs;
 
 const QUERY: Kernel = Kernel::new("index_top_k", "index_query");
 const SCORES: Kernel = Kernel::new("index_top_k", "index_scores");
@@ -75,6 +76,7 @@ impl Workspace {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct IndexArgs {
+    rope: RopeArgs,
     q: DevicePtr,
     weights: DevicePtr,
     rounded: DevicePtr,
@@ -106,19 +108,22 @@ unsafe impl Args for IndexArgs {}
 // SAFETY: the struct of cuda/index_top_k_wide.cu; the last field fills the padding.
 unsafe impl Args for IndexWideArgs {}
 
+/// `rope`: the rotation that queries still lack.
 pub(crate) fn index_top_k(
     parts: &Parts<'_>,
     ids: &Ids<Buffer>,
     kv: (&Kv, usize),
     (q, weights): (&Act<Buffer>, &Act<Buffer>),
+    rope: Option<RopeArgs>,
     n_rows: usize,
 ) -> Result<()> {
     let (work, indexer) = (parts.index, &parts.shape.config.indexer);
     // Few rows would leave most multiprocessors idle.
     if is_wide(parts.gpu, parts.shape) && 4 * n_rows >= parts.gpu.sms() && work.tile >= WIDE_ROWS {
-        return many(parts, ids, kv, (q, weights), n_rows);
+        return many(parts, ids, kv, (q, weights), rope, n_rows);
     }
     let mut args = args(parts, ids, kv, (q, weights))?;
+    args.rope = rope.unwrap_or_else(RopeArgs::none);
     let visible_max = parts.mirror.context() / 4;
     for first in (0..n_rows).step_by(work.tile) {
         let n = work.tile.min(n_rows - first);
@@ -143,6 +148,7 @@ fn args(
 ) -> Result<IndexArgs> {
     let (work, indexer) = (parts.index, &parts.shape.config.indexer);
     Ok(IndexArgs {
+        rope: RopeArgs::none(),
         q: q.buf.ptr(),
         weights: weights.buf.ptr(),
         rounded: work.rounded.ptr(),
@@ -166,10 +172,12 @@ fn many(
     ids: &Ids<Buffer>,
     kv: (&Kv, usize),
     queries: (&Act<Buffer>, &Act<Buffer>),
+    rope: Option<RopeArgs>,
     n_rows: usize,
 ) -> Result<()> {
     let work = parts.index;
-    let index = args(parts, ids, kv, queries)?;
+    let mut index = args(parts, ids, kv, queries)?;
+    index.rope = rope.unwrap_or_else(RopeArgs::none);
     // Whole groups of rows; f16 takes half of the place of the queries, and weights lie behind it.
     let tile = work.tile / WIDE_ROWS * WIDE_ROWS;
     let head_weights = work.rounded.ptr().add(tile * WIDE_HEADS * WIDE_DIM * 2);

@@ -41,7 +41,7 @@ pub(crate) struct PooledRows {
 
 /// How a row is stored: `RowFormat` of `cuda/kv_row.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RowFormat {
     pub(crate) dim: u32,
     coded: u32,

@@ -5,7 +5,7 @@
 //! shape is one graph launch. Activations are f32; sums run in fixed orders, without float atomics.
 
 mod attend;
-mod attention_in;
+mod attention;
 mod bandwidth;
 mod compress;
 mod device;
@@ -58,7 +58,7 @@ struct Prepared {
     mirror: Mirror,
     products: matmul::Workspace,
     hyper_connection: hyper_connection::Workspace,
-    attention_in: attention_in::Workspace,
+    projections: attention::Workspace,
     attention: attend::Workspace,
     mixture: mixture::Workspace,
     site: site::Workspace,
@@ -102,7 +102,7 @@ impl Cuda {
             mirror: &prepared.mirror,
             products: &prepared.products,
             hyper_connection: &prepared.hyper_connection,
-            attention_in: &prepared.attention_in,
+            projections: &prepared.projections,
             attention: &prepared.attention,
             mixture: &prepared.mixture,
             site: &prepared.site,
@@ -118,7 +118,7 @@ struct Parts<'a> {
     mirror: &'a Mirror,
     products: &'a matmul::Workspace,
     hyper_connection: &'a hyper_connection::Workspace,
-    attention_in: &'a attention_in::Workspace,
+    projections: &'a attention::Workspace,
     attention: &'a attend::Workspace,
     mixture: &'a mixture::Workspace,
     site: &'a site::Workspace,

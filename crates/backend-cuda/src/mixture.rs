@@ -4,13 +4,23 @@ use backend::{Act, Ids, MoeWeights, Result, RouterWeights, Routing, Shape};
 
 use crate::gpu::{Buffer, Gpu};
 use crate::route::{self, Choice};
-use crate::{Cuda, Parts, matmul};
+use crate::{Cuda, FEW_ROWS, Parts, matmul};
 
-/// The router's output, and the choice.
+/// The router's output, and the choice; what the head's vocabulary reads.
 pub(crate) struct Workspace {
     logits: Act<Buffer>,
     routing: Routing<Buffer, Buffer>,
+    pub(crate) done: Buffer,
+    pub(crate) head_x: Act<Buffer>,
 }
+
+/// Rows that want logits, and their width.
+fn head_sizes(shape: &Shape) -> (usize, usize) {
+    (shape.limits.logit_rows.min(FEW_ROWS), shape.config.hidden)
+}
+
+/// A counter of blocks.
+const DONE_BYTES: usize = 16;
 
 /// Rows, experts, and experts of a row.
 fn sizes(shape: &Shape) -> (usize, usize, usize) {
@@ -21,7 +31,8 @@ fn sizes(shape: &Shape) -> (usize, usize, usize) {
 impl Workspace {
     pub(crate) fn bytes(shape: &Shape) -> usize {
         let (rows, experts, used) = sizes(shape);
-        4 * rows * (experts + 2 * used)
+        let (head_rows, hidden) = head_sizes(shape);
+        4 * rows * (experts + 2 * used) + 4 * head_rows * hidden + DONE_BYTES
     }
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
@@ -31,7 +42,14 @@ impl Workspace {
         let buf = gpu.alloc("expert_ids", 4 * rows * used)?;
         let ids = Ids { buf, rows, cols: used, label: "expert_ids" };
         let routing = Routing { ids, weights: act("expert_weights", used)? };
-        Ok(Self { logits: act("router_logits", experts)?, routing })
+        let (rows, cols) = head_sizes(shape);
+        let buf = gpu.alloc("head_x", 4 * rows * cols)?;
+        Ok(Self {
+            logits: act("router_logits", experts)?,
+            routing,
+            done: gpu.alloc("blocks that are done", DONE_BYTES)?,
+            head_x: Act { buf, rows, cols, label: "head_x" },
+        })
     }
 }
 
@@ -43,11 +61,15 @@ pub(crate) fn moe(
     n_rows: usize,
 ) -> Result<()> {
     let (gpu, products, work) = (parts.gpu, parts.products, parts.mixture);
-    matmul::matmul(gpu, products, &work.logits, x, w.gate.matrix()?, n_rows)?;
+    let gate = w.gate.matrix()?;
     let choice = match &w.router {
         RouterWeights::TopK { bias } => Choice::Bias(bias.values()?),
         RouterWeights::Hash { table } => Choice::Table(table.table()?),
     };
-    route::route(parts, &work.routing, &work.logits, &choice, n_rows)?;
+    let (routing, logits) = (&work.routing, &work.logits);
+    if !route::router(parts, routing, (logits, x), gate, &choice, n_rows)? {
+        matmul::matmul(gpu, products, logits, x, gate, n_rows)?;
+        route::route(parts, routing, logits, &choice, n_rows)?;
+    }
     matmul::mixture(gpu, products, y, x, &w.routed, &w.shared, &work.routing, n_rows)
 }

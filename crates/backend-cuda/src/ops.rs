@@ -1,12 +1,14 @@
 //! The operations, each in the file of its name.
 
 use backend::{
-    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, ExpertWeights, HcWeights,
-    Ids, MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected, SiteWeights, Step,
-    defaults,
+    Act, AttentionBuffers, AttentionWeights, AttentionWork, CompressorWeights, Count,
+    ExpertWeights, HcWeights, HeadWeights, Ids, MoeWeights, Ops, PoolInput, Pooled, Result,
+    Routing, Scratch, Selected, SiteWeights, Step, defaults,
 };
 use model::Rope;
 
+use crate::attend::Attention;
+use crate::attention::Layer;
 use crate::compress::Target;
 use crate::gpu::{Buffer, DevicePtr};
 use crate::kv::Kv;
@@ -14,8 +16,8 @@ use crate::rope_tail::RopeArgs;
 use crate::route::Choice;
 use crate::weight::Weight;
 use crate::{
-    Cuda, FEW_ROWS, attend, attention_in, compress, embed, hyper_connection, index_top_k, matmul,
-    mixture, norm, projections, rope_tail, route, site, swiglu,
+    Cuda, FEW_ROWS, attend, compress, embed, hyper_connection, index_top_k, matmul, mixture, norm,
+    projections, rope_tail, route, site, swiglu,
 };
 
 impl Ops for Cuda {
@@ -163,7 +165,7 @@ impl Ops for Cuda {
         queries: (&Act<Buffer>, &Act<Buffer>),
         step: &Step,
     ) -> Result<()> {
-        index_top_k::index_top_k(&self.parts(), ids, (kv, layer), queries, step.rows.len())
+        index_top_k::index_top_k(&self.parts(), ids, (kv, layer), queries, None, step.rows.len())
     }
 
     fn attend(
@@ -176,8 +178,9 @@ impl Ops for Cuda {
         sinks: &Weight,
         step: &Step,
     ) -> Result<()> {
-        let (kv, sinks) = ((kv, layer), sinks.values()?);
-        attend::attend(&self.parts(), (out, q), kv, &selected, sinks, step.rows.len())
+        let (sinks, n_rows) = (sinks.values()?, step.rows.len());
+        let what = Attention { kv, layer, selected, sinks, n_rows };
+        attend::attend(&self.parts(), (out, q), &what)
     }
 
     fn route_top_k(
@@ -237,7 +240,7 @@ impl Ops for Cuda {
         step: &Step,
     ) -> Result<()> {
         let (parts, n_rows) = (self.parts(), step.rows.len());
-        if hyper_connection::has_next(&parts, site, n_rows) {
+        if hyper_connection::is_fused(&parts, &site.hc, n_rows) {
             return hyper_connection::next(&parts, (x, mix), streams, None, site, n_rows);
         }
         if site::has_next(&parts, site, n_rows) {
@@ -256,7 +259,7 @@ impl Ops for Cuda {
         step: &Step,
     ) -> Result<()> {
         let (parts, n_rows) = (self.parts(), step.rows.len());
-        if hyper_connection::has_next(&parts, next, n_rows) {
+        if hyper_connection::is_fused(&parts, &next.hc, n_rows) {
             return hyper_connection::next(&parts, (x, mix), streams, Some(y), next, n_rows);
         }
         if site::has_next(&parts, next, n_rows) {
@@ -276,10 +279,49 @@ impl Ops for Cuda {
         if step.rows.len() > FEW_ROWS && matmul::has_wide(&self.gpu) {
             return projections::attn_in(&self.parts(), out, x, w, step.rows.len());
         }
-        if step.rows.len() > FEW_ROWS {
-            return defaults::attn_in(self, out, x, w, step);
+        defaults::attn_in(self, out, x, w, step)
+    }
+
+    fn attention(
+        &mut self,
+        y: &mut Act<Buffer>,
+        x: &Act<Buffer>,
+        w: &AttentionWeights<Self>,
+        (kv, layer): (&mut Kv, usize),
+        work: AttentionWork<'_, Buffer, Buffer>,
+        shape: (usize, usize),
+        step: &Step,
+    ) -> Result<()> {
+        let (n_rows, n_spans) = (step.rows.len(), step.spans.len());
+        if n_rows > FEW_ROWS {
+            let (kv, sizes) = (&*kv, (n_rows, n_spans));
+            let acts = (&*y, x);
+            if projections::attention(&self.parts(), acts, w, (kv, layer), &work, shape.1, sizes)? {
+                return Ok(());
+            }
         }
-        attention_in::attn_in(&self.parts(), out, x, w, step.rows.len())
+        if n_rows > FEW_ROWS {
+            return defaults::attention(self, y, x, w, (kv, layer), work, shape, step);
+        }
+        Layer { parts: self.parts(), w, kv, layer, step }.run(y, x, &work, shape.1)
+    }
+
+    fn head(
+        &mut self,
+        logits: &mut Act<Buffer>,
+        streams: &Act<Buffer>,
+        w: &HeadWeights<Self>,
+        output: &Weight,
+        step: &Step,
+    ) -> Result<()> {
+        let n_rows = step.logit_rows.len();
+        if !hyper_connection::is_fused(&self.parts(), &w.hc, n_rows) {
+            return defaults::head(self, logits, streams, w, output, step);
+        }
+        let parts = self.parts();
+        let x = &parts.mixture.head_x;
+        hyper_connection::head(&parts, x, streams, w, n_rows)?;
+        matmul::matmul(parts.gpu, parts.products, logits, x, output.matrix()?, n_rows)
     }
 
     fn attn_out(

@@ -21,6 +21,11 @@ pub(crate) struct RopeArgs {
 }
 
 impl RopeArgs {
+    /// For kernels that are not to rotate.
+    pub(crate) fn none() -> Self {
+        Self { turns: [0.0; PAIRS_MAX], n_pairs: 0, inverse: 0 }
+    }
+
     pub(crate) fn new(rope: &Rope, inverse: bool) -> Self {
         let mut turns = [0.0; PAIRS_MAX];
         for (turns, radians) in turns.iter_mut().zip(&rope.inv_freq) {

@@ -5,10 +5,10 @@ use model::LayerKind;
 
 use crate::device::Act;
 use crate::error::Result;
-use crate::ops::{AttentionBuffers, Ops};
+use crate::ops::{AttentionBuffers, AttentionWork, Ops, Pooled, Selected};
 use crate::scratch::with_scratch;
 use crate::step::{Count, Step};
-use crate::weights::{AttentionWeights, MoeWeights, RouterWeights, SiteWeights};
+use crate::weights::{AttentionWeights, HeadWeights, MoeWeights, RouterWeights, SiteWeights};
 
 /// See [`Ops::hc_enter`].
 ///
@@ -90,6 +90,43 @@ pub fn attn_out<D: Ops>(
     })
 }
 
+/// See [`Ops::attention`]. Stages the step's rows before it attends, so that a token sees itself and
+/// the row it closes.
+///
+/// # Errors
+/// The backend's.
+#[allow(clippy::too_many_arguments)]
+pub fn attention<D: Ops>(
+    be: &mut D,
+    y: &mut Act<D::Buf>,
+    x: &Act<D::Buf>,
+    w: &AttentionWeights<D>,
+    (kv, layer): (&mut D::Kv, usize),
+    AttentionWork { buffers, picked }: AttentionWork<'_, D::Buf, D::IdBuf>,
+    shape: (usize, usize),
+    step: &Step,
+) -> Result<()> {
+    be.attn_in(buffers, x, w, step)?;
+    be.stage_window(kv, layer, &buffers.kv, step)?;
+    if let Some(compressor) = &w.compressor {
+        let input = if w.kind == LayerKind::Csa { &buffers.csa } else { &buffers.hca };
+        be.compress(kv, layer, Pooled::Attention, input, compressor, &w.rope, step)?;
+    }
+    if let Some(indexer) = &w.indexer {
+        let compressor = &indexer.compressor;
+        be.compress(kv, layer, Pooled::Index, &buffers.index, compressor, &w.rope, step)?;
+        let queries = (&buffers.index_q, &buffers.index_weights);
+        be.index_top_k(picked, kv, layer, queries, step)?;
+    }
+    let selected = match w.kind {
+        LayerKind::SlidingWindow => Selected::WindowOnly,
+        LayerKind::Hca => Selected::All,
+        LayerKind::Csa => Selected::Picked(picked),
+    };
+    be.attend(&mut buffers.heads, &buffers.q, kv, layer, selected, &w.sinks, step)?;
+    be.attn_out(y, &mut buffers.heads, w, shape, step)
+}
+
 /// See [`Ops::moe`].
 ///
 /// # Errors
@@ -117,5 +154,30 @@ pub fn moe<D: Ops>(
         be.swiglu(&mut s.shared.gate, &s.shared.up, w.shared.clamp, step)?;
         be.matmul(&mut s.shared_out, &s.shared.gate, &w.shared.down, step, Count::Rows)?;
         be.add(y, &s.shared_out, step)
+    })
+}
+
+/// See [`Ops::head`].
+///
+/// # Errors
+/// The backend's.
+pub fn head<D: Ops>(
+    be: &mut D,
+    logits: &mut Act<D::Buf>,
+    streams: &Act<D::Buf>,
+    w: &HeadWeights<D>,
+    output: &D::Weight,
+    step: &Step,
+) -> Result<()> {
+    with_scratch(be, |be, s| {
+        be.gather_rows(&mut s.head_streams, streams, step)?;
+        let cols = streams.cols;
+        be.rms_norm_plain(&mut s.head_flat, &s.head_streams, cols, step, Count::Logits)?;
+        let (project, count) = (&w.hc.project, Count::Logits);
+        be.matmul(&mut s.head_logits, &s.head_flat, project, step, count)?;
+        be.hc_head_mix(&mut s.head_mix, &s.head_logits, &w.hc, step)?;
+        be.hc_collapse(&mut s.head_collapsed, &s.head_streams, &s.head_mix, step, count)?;
+        be.rms_norm(&mut s.head_x, &s.head_collapsed, &w.norm, step, count)?;
+        be.matmul(logits, &s.head_x, output, step, count)
     })
 }

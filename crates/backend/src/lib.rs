@@ -25,7 +25,9 @@ pub use device::{Act, Device, Ids, Limits, Shape};
 pub use error::{Error, Result};
 pub use host_kv::{HostKv, SpanRows};
 pub use kv::{AnchorView, KvLayout, LayerLayout, PAGE_TOKENS, RowFormat, RowLayout};
-pub use ops::{AttentionBuffers, ExpertBuffers, Ops, PoolInput, Pooled, Routing, Selected};
+pub use ops::{
+    AttentionBuffers, AttentionWork, ExpertBuffers, Ops, PoolInput, Pooled, Routing, Selected,
+};
 pub use scratch::Scratch;
 pub use step::{Count, SlotSpan, Step, StepRow};
 pub use weights::{

@@ -11,7 +11,7 @@ use model::Rope;
 use crate::defaults;
 use crate::device::{Act, Device, Ids};
 use crate::error::Result;
-use crate::scratch::{Scratch, with_scratch};
+use crate::scratch::Scratch;
 use crate::step::{Count, Step};
 use crate::weights::{
     AttentionWeights, CompressorWeights, ExpertWeights, HcWeights, HeadWeights, LayerWeights,
@@ -39,6 +39,15 @@ pub struct AttentionBuffers<B> {
     pub index_weights: Act<B>,
     /// Attention output per head, `[rows, heads · head_dim]`.
     pub heads: Act<B>,
+}
+
+/// Buffers of one attention.
+#[derive(Debug)]
+pub struct AttentionWork<'a, B, I> {
+    /// Projections, and what attention leaves.
+    pub buffers: &'a mut AttentionBuffers<B>,
+    /// Compressed rows that the indexer picks, `[rows, top_k]`.
+    pub picked: &'a mut Ids<I>,
 }
 
 /// Inputs of a compressor: what is pooled and the logits of its softmax.
@@ -336,6 +345,23 @@ pub trait Ops: Device + Sized {
         defaults::attn_out(self, y, heads, w, shape, step)
     }
 
+    /// A layer's attention, from its input to its output: projections, staging of the step's rows,
+    /// the choice of compressed rows, attention over them, output. `shape` is the channels of a head
+    /// and the groups of the output projection.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &mut self,
+        y: &mut Act<Self::Buf>,
+        x: &Act<Self::Buf>,
+        w: &AttentionWeights<Self>,
+        kv: (&mut Self::Kv, usize),
+        work: AttentionWork<'_, Self::Buf, Self::IdBuf>,
+        shape: (usize, usize),
+        step: &Step,
+    ) -> Result<()> {
+        defaults::attention(self, y, x, w, kv, work, shape, step)
+    }
+
     /// Router, routed experts and the shared expert.
     fn moe(
         &mut self,
@@ -356,17 +382,7 @@ pub trait Ops: Device + Sized {
         output: &Self::Weight,
         step: &Step,
     ) -> Result<()> {
-        with_scratch(self, |be, s| {
-            be.gather_rows(&mut s.head_streams, streams, step)?;
-            let cols = streams.cols;
-            be.rms_norm_plain(&mut s.head_flat, &s.head_streams, cols, step, Count::Logits)?;
-            let (project, count) = (&w.hc.project, Count::Logits);
-            be.matmul(&mut s.head_logits, &s.head_flat, project, step, count)?;
-            be.hc_head_mix(&mut s.head_mix, &s.head_logits, &w.hc, step)?;
-            be.hc_collapse(&mut s.head_collapsed, &s.head_streams, &s.head_mix, step, count)?;
-            be.rms_norm(&mut s.head_x, &s.head_collapsed, &w.norm, step, count)?;
-            be.matmul(logits, &s.head_x, output, step, count)
-        })
+        defaults::head(self, logits, streams, w, output, step)
     }
 
     /// Called by the layer function around each layer; a backend may fetch weights ahead.

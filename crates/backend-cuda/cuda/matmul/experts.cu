@@ -1,27 +1,6 @@
 // The chosen experts of few rows: each pair of a row and an expert is computed by itself, so that a
-// row's bits do not depend on others.
-#include "panel.cuh"
-
-// Experts that the same rows go through. The shared expert is a bank of one.
-struct Bank {
-    Matrix gate, up;
-    // Activations of the rows, for either matrix.
-    const uint8_t *gate_x, *up_x;
-    // [pairs]: expert and what the pair counts. Null: expert 0, once.
-    const uint32_t* ids;
-    const float* weights;
-    // [pairs, rows of gate]
-    float* out;
-    uint32_t gate_row_bytes, up_row_bytes;
-    // Experts of a row, experts there are, pairs.
-    uint32_t used, n_experts, n_pairs;
-    float clamp;
-};
-
-struct UpArgs {
-    Bank banks[2];
-    const uint32_t* grid;
-};
+// row's bits do not depend on others. Devices with the bulk copy engine run experts_ring.cu instead.
+#include "experts.cuh"
 
 #define UP_WARPS 4
 
@@ -35,6 +14,7 @@ DEVICE void experts_up(const UpArgs& a) {
     const bool second = blockIdx.y >= a.banks[0].n_pairs;
     const Bank& bank = a.banks[second];
     const uint32_t pair = blockIdx.y - (second ? a.banks[0].n_pairs : 0), row = pair / bank.used;
+    await_previous();
     const uint32_t id = bank.ids ? bank.ids[pair] : 0;
     const bool is_up = warp >= UP_WARPS;
     Matrix m = is_up ? bank.up : bank.gate;
@@ -60,32 +40,16 @@ DEVICE void experts_up(const UpArgs& a) {
         gate += sums[w][threadIdx.x];
         up += sums[UP_WARPS + w][threadIdx.x];
     }
-    // An id that the file should not have makes values that nobody takes for an answer.
-    const float weight = id >= bank.n_experts ? __uint_as_float(0x7fc00000)
-                         : bank.weights       ? bank.weights[pair]
-                                              : 1.0f;
+    const float weight = pair_weight(bank, pair, id);
     bank.out[uint64_t(pair) * m.rows + at] = weight * swiglu_value(gate, up, bank.clamp);
 }
 
-struct DownArgs {
-    // The experts of a row, then the shared one; its layout is ignored when `shared` is null.
-    Matrix down, shared_down;
-    // Activations of the pairs, and of the rows.
-    const uint8_t *x, *shared_x;
-    const uint32_t *ids, *grid;
-    // [rows, rows of down]
-    float* out;
-    uint32_t row_bytes, shared_row_bytes, used, n_experts;
-    // Whether the sum is added to what is there.
-    uint32_t add, unused;
-};
-
 #define DOWN_WARPS 8
-#define MAX_USED 16
 
 // The sum over a row's experts, in the order of their selection, of one panel.
 template <uint32_t LAYOUTS>
 DEVICE void experts_down(const DownArgs& a) {
+    await_previous();
     SHARED uint4 levels[64];
     SHARED float sums[MAX_USED + 1][DOWN_WARPS][CHUNK_ROWS];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.y;
@@ -124,8 +88,8 @@ DEVICE void experts_down(const DownArgs& a) {
 
 // With the layouts of published files and a shared expert in Q8_0, and for everything.
 #define EXPERTS(name, blocks, LAYOUTS)                                                \
-    KERNEL_OCC(256, blocks, up_##name, UpArgs) { experts_up<LAYOUTS>(a); }            \
-    KERNEL_OCC(256, blocks, down_##name, DownArgs) { experts_down<LAYOUTS>(a); }
+    KERNEL_EARLY(256, blocks, up_##name, UpArgs) { experts_up<LAYOUTS>(a); }          \
+    KERNEL_EARLY(256, blocks, down_##name, DownArgs) { experts_down<LAYOUTS>(a); }
 
 EXPERTS(iq2_xxs, 2, SET(LAYOUT_IQ2_XXS) | SET(LAYOUT_Q8_0))
 EXPERTS(q2_k, 2, SET(LAYOUT_Q2_K) | SET(LAYOUT_Q8_0))

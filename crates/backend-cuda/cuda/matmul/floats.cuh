@@ -77,6 +77,12 @@ struct Eight {
         if constexpr (TYPE == FLOAT_F32) bits[1] = stream16(at + 16);
     }
 
+    // From shared memory.
+    MEMBER void near(const uint8_t* at) {
+        bits[0] = load16(at);
+        if constexpr (TYPE == FLOAT_F32) bits[1] = load16(at + 16);
+    }
+
     MEMBER void values(float (&v)[8]) const {
 #pragma unroll
         for (int i = 0; i < 4; i++) {

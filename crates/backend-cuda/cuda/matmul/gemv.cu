@@ -2,28 +2,8 @@
 //
 // One launch serves several matrices of any formats. A block takes one panel of 16 rows of a matrix,
 // or several when they are short; its warps share a panel's chunks. The partial sums are added in the
-// order of the warps.
-#include "panel.cuh"
-
-struct GemvJob {
-    Matrix m;
-    const uint8_t* x;
-    float* out;
-    // Bytes between rows and between slices of x; floats between rows of out.
-    uint32_t x_row_bytes, x_slice_bytes, out_stride;
-    // Equal parts of the rows: slice i of x meets part `first_group` + i. Panels that may lie in one.
-    uint32_t groups, first_group, group_panels;
-    // Blocks before this job's.
-    uint32_t first_block, unused;
-};
-
-#define MAX_JOBS 8
-
-struct GemvArgs {
-    GemvJob jobs[MAX_JOBS];
-    const uint32_t* grid;
-    uint32_t n_jobs, n_rows;
-};
+// order of the warps. Devices with the bulk copy engine run gemv_ring.cu instead.
+#include "gemv.cuh"
 
 #define WARPS 8
 
@@ -39,28 +19,23 @@ DEVICE void gemv(const GemvArgs& a) {
     SHARED uint4 levels[64];
     SHARED float sums[WARPS][GROUPS * 128];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint32_t which = 0;
-    while (which + 1 < a.n_jobs && blockIdx.x >= a.jobs[which + 1].first_block) which++;
-    const GemvJob& job = a.jobs[which];
+    const GemvJob& job = a.jobs[a.job_of(blockIdx.x)];
     const Grid grid = {reinterpret_cast<const uint32_t*>(levels), job.m.layout == LAYOUT_IQ2_XXS};
     if (grid.needed) copy_grid(reinterpret_cast<uint32_t*>(levels), a.grid);
 
     const uint32_t warps = warps_of_panel(chunks_of(job.m.cols)), panels = WARPS / warps;
-    const uint32_t blocks = (job.group_panels + panels - 1) / panels;
-    const uint32_t block = blockIdx.x - job.first_block, group = block / blocks;
-    const uint32_t group_rows = job.m.rows / job.groups;
-    const uint32_t first_row = (job.first_group + group) * group_rows, end_row = first_row + group_rows;
-    const uint32_t first_panel = first_row / CHUNK_ROWS + block % blocks * panels;
+    const Unit unit = job.unit(blockIdx.x - job.first_unit, panels);
+    const uint32_t first_panel = unit.first_panel, first_row = unit.first_row, end_row = unit.end_row;
 
     const Part part = {first_panel + warp / warps, warp % warps, warps};
     float acc[GROUPS][4];
 #pragma unroll
     for (int i = 0; i < GROUPS * 4; i++) acc[i / 4][i % 4] = 0;
     if (part.panel * CHUNK_ROWS < end_row) {
-        const Input in = {job.x + uint64_t(group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
+        const Input in = {job.x + uint64_t(unit.group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
         add_part<WIDE, LAYOUTS, GROUPS>(acc, job.m, in, part, grid);
     } else {
-        await_grid(grid.needed);
+        await_inputs(grid.needed);
     }
     const bool wide = WIDE || job.m.layout >= LAYOUT_F32;
 #pragma unroll
@@ -82,10 +57,11 @@ DEVICE void gemv(const GemvArgs& a) {
 }
 
 // The bits of a row are the same in all. A few bytes spill on sm_120, where the compiler packs less well:
+// spills: gemv_q8_0_floats_16
 // spills: gemv_q8_0_16
 // spills: gemv_q8_0_32
 #define GEMV(name, rows, LAYOUTS) \
-    KERNEL_OCC(256, 2, name##_##rows, GemvArgs) { gemv<rows, LAYOUTS>(a); }
+    KERNEL_EARLY(256, 2, name##_##rows, GemvArgs) { gemv<rows, LAYOUTS>(a); }
 
 GEMV(gemv_q8_0, 4, SET(LAYOUT_Q8_0))
 GEMV(gemv_q8_0, 8, SET(LAYOUT_Q8_0))

@@ -162,10 +162,11 @@ DEVICE void add_per_chunk(float (&acc)[4], const typename F::Raw& w, const uint4
     }
 }
 
-// Called by every thread of a block between the loads of its first weights and their use: what was
-// copied to shared memory before is there.
-DEVICE void await_grid(bool needed) {
-    if (!needed) return;
+// Called by every thread of a block between the loads of its first weights and their use: the
+// activations are there, and what was copied to shared memory before.
+DEVICE void await_inputs(bool grid_needed) {
+    await_previous();
+    if (!grid_needed) return;
     copies_wait<0>();
     __syncthreads();
 }
@@ -177,6 +178,24 @@ DEVICE ActRows group_of(const ActRows& acts, int group) {
             acts.n_rows > before ? acts.n_rows - before : 0};
 }
 
+// One chunk, for GROUPS times 8 rows, or 4; `acts` begins with the chunk's records.
+template <class F, int WIDE, int GROUPS>
+DEVICE void add_chunk(float (&acc)[GROUPS][4], const typename F::Raw& w, const ActRows& acts,
+                      const uint32_t* grid) {
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        const ActRows rows = group_of(acts, group);
+        if (group > 0 && rows.n_rows == 0) break;
+        uint4 x[4];
+        load_codes<WIDE>(x, rows);
+        if constexpr (F::KIND == PER_TILE) {
+            add_per_tile<F, WIDE>(acc[group], w, x, rows, grid);
+        } else {
+            add_per_chunk<F, WIDE>(acc[group], w, x, rows, grid);
+        }
+    }
+}
+
 // Chunks `first`, `first + step`, ... of a panel, for GROUPS times 8 rows, or 4.
 template <class F, int WIDE, int GROUPS>
 DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows acts,
@@ -184,7 +203,7 @@ DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows ac
                        bool grid_needed) {
     const uint32_t record = F::KIND == PER_TILE ? ACT32_RECORD : ACT256_RECORD;
     const uint8_t* records = acts.records;
-    bool awaited = !grid_needed;
+    bool awaited = false;
     for (uint32_t chunk = first; chunk < n_chunks; chunk += F::DEPTH * step) {
         typename F::Raw w[F::DEPTH];
 #pragma unroll
@@ -193,27 +212,16 @@ DEVICE void add_chunks(float (&acc)[GROUPS][4], const uint8_t* panel, ActRows ac
             const uint32_t at = min(chunk + i * step, n_chunks - 1);
             F::load(w[i], Streamed{panel + uint64_t(at) * F::CHUNK}, threadIdx.x % 32);
         }
-        await_grid(!awaited);
+        if (!awaited) await_inputs(grid_needed);
         awaited = true;
 #pragma unroll
         for (int i = 0; i < F::DEPTH; i++) {
             if (chunk + i * step >= n_chunks) break;
             acts.records = records + (chunk + i * step) * record;
-#pragma unroll
-            for (int group = 0; group < GROUPS; group++) {
-                const ActRows rows = group_of(acts, group);
-                if (group > 0 && rows.n_rows == 0) break;
-                uint4 x[4];
-                load_codes<WIDE>(x, rows);
-                if constexpr (F::KIND == PER_TILE) {
-                    add_per_tile<F, WIDE>(acc[group], w[i], x, rows, grid);
-                } else {
-                    add_per_chunk<F, WIDE>(acc[group], w[i], x, rows, grid);
-                }
-            }
+            add_chunk<F, WIDE, GROUPS>(acc, w[i], acts, grid);
         }
     }
-    await_grid(!awaited);
+    if (!awaited) await_inputs(grid_needed);
 }
 
 // Begins to put the magnitudes' levels of IQ2_XXS into shared memory.

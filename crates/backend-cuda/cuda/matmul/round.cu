@@ -1,11 +1,10 @@
-// Rounds activations to int8, once for all matrices that read them (layout.cuh has the records).
-//
-// A warp takes 256 columns of a row, a lane eight of them. Codes are x * (127 / largest), to the
-// nearest, ties to even; a block of magnitudes below 2^-100 becomes zeros.
-#include "../rope.cuh"
-#include "../step.cuh"
-#include "../wgmma.cuh"
+// Rounds activations to int8, once for all matrices that read them. A warp takes 256 columns of a row,
+// a lane eight of them.
+#include "rope.cuh"
+#include "step.cuh"
+#include "wgmma.cuh"
 #include "halves.cuh"
+#include "round.cuh"
 
 struct RoundArgs {
     const float* x;
@@ -20,9 +19,7 @@ struct RoundArgs {
 DEVICE uint32_t codes_of(const float* v, float inverse) {
     uint32_t bytes = 0;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        bytes |= uint32_t(int(rintf(v[i] * inverse)) & 255) << (8 * i);
-    }
+    for (int i = 0; i < 4; i++) bytes |= uint32_t(code_of(v[i], inverse) & 255) << (8 * i);
     return bytes;
 }
 
@@ -39,10 +36,8 @@ struct Rounded {
 };
 
 DEVICE Rounded round_eight(const float (&v)[8], float largest) {
-    // Below 2^-100 the reciprocal would overflow.
-    const bool tiny = largest < 7.8886090522101181e-31f;
-    const float inverse = tiny ? 0.0f : 127.0f / largest;
-    return {codes_of(v, inverse), codes_of(v + 4, inverse), tiny ? 0.0f : largest / 127.0f};
+    const CodeScale s = code_scale(largest);
+    return {codes_of(v, s.inverse), codes_of(v + 4, s.inverse), s.scale};
 }
 
 KERNEL(256, round_rows, RoundArgs) {
@@ -64,7 +59,7 @@ KERNEL(256, round_rows, RoundArgs) {
     }
 #pragma unroll
     for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(v[i]));
-    const uint32_t at = lane / 8 * 64 + lane % 4 * 16 + lane / 4 % 2 * 8;
+    const uint32_t at = code_place(8 * lane);
     largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 2));
     if (a.by_32) {
@@ -79,11 +74,7 @@ KERNEL(256, round_rows, RoundArgs) {
         *reinterpret_cast<uint2*>(record + at) = make_uint2(r.low, r.high);
         int sum = sum_of_codes(r.low) + sum_of_codes(r.high);
         sum += __shfl_xor_sync(FULL_WARP, sum, 1);
-        const int high = (sum + 8) >> 4;
-        if (lane % 2 == 0) {
-            record[ACT_SCALES + lane / 2] = uint8_t(high);
-            record[ACT_SCALES + 16 + lane / 2] = uint8_t(sum - 16 * high);
-        }
+        if (lane % 2 == 0) store_sum(record, lane / 2, sum);
         if (lane == 0) *reinterpret_cast<float*>(record + ACT256_SCALE) = r.scale;
     }
 }

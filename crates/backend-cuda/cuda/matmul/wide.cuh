@@ -5,7 +5,7 @@
 // its registers, which it copies for itself; activations are f16 rows in shared memory (round.cu), 64 columns a stage. Additions are
 // in ascending order of columns, whatever the other rows are.
 #pragma once
-#include "../wgmma.cuh"
+#include "wgmma.cuh"
 #include "halves.cuh"
 
 #define WIDE_PANELS 16

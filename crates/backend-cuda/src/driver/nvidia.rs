@@ -16,6 +16,8 @@ use crate::kernels::Kernels;
 const DRIVER_MIN: i32 = 13_000;
 /// The oldest device that kernels are made for.
 const ARCH_MIN: u32 = 80;
+/// The oldest device that lets a kernel begin before the one in front has ended.
+const OVERLAP_ARCH: u32 = 90;
 /// Bytes that are read from the device at once: the logits of some rows.
 const STAGING: usize = 4 << 20;
 /// Dynamic shared memory that needs no permission.
@@ -329,17 +331,30 @@ impl Driver for Nvidia {
         let function = self.function(kernel, launch.shared)?;
         let [x, y, z] = launch.grid;
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared,
+            hStream: self.stream,
+            attrs: &raw mut overlap,
+            // Older devices have kernels begin when the one before is done.
+            numAttrs: u32::from(self.description.arch >= OVERLAP_ARCH),
+        };
         // SAFETY: the kernel takes one struct by value, whose bytes these are (`Args`); the driver
-        // copies them before it returns.
+        // copies them, and the attribute, before it returns. Kernels wait for those before them
+        // (`await_previous` in common.cuh).
         unsafe {
-            result::launch_kernel(
-                function,
-                (x, y, z),
-                (launch.block, 1, 1),
-                launch.shared,
-                self.stream,
-                &mut params,
-            )
+            let none = std::ptr::null_mut();
+            sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), none).result()
         }
         .map_err(|error| Error::Lost {
             device: NAME,

@@ -4,7 +4,7 @@ use backend::{Act, ExpertWeights, Result, Routing};
 
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{FEW_ROWS, Workspace, sorted, unsupported, wide};
+use super::{FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
 use crate::Cuda;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
@@ -54,27 +54,35 @@ struct DownArgs {
     used: u32,
     n_experts: u32,
     add: u32,
-    unused: u32,
+    n_rows: u32,
 }
 
 // SAFETY: `repr(C)`, as in `experts.cu`, and the last field fills the padding.
 unsafe impl Args for DownArgs {}
 
-/// The kernels for a set of layouts: those of published files with a shared expert in Q8_0, or any.
-fn kernels(layouts: impl Iterator<Item = Layout> + Clone) -> (Kernel, Kernel) {
+/// Kernels of both products for a set of layouts.
+struct Kernels {
+    up: &'static str,
+    down: &'static str,
+    ring_up: &'static str,
+    ring_down: &'static str,
+}
+
+/// Those of published files with a shared expert in Q8_0, or any.
+fn kernels(layouts: impl Iterator<Item = Layout> + Clone) -> Kernels {
+    let named = |up, down, ring_up, ring_down| Kernels { up, down, ring_up, ring_down };
     let all = |layout| layouts.clone().all(|l| l == layout || l == Layout::Q8_0);
-    let (up, down) = if all(Layout::Iq2Xxs) {
-        ("up_iq2_xxs", "down_iq2_xxs")
+    if all(Layout::Iq2Xxs) {
+        named("up_iq2_xxs", "down_iq2_xxs", "ring_up_iq2_xxs", "ring_down_iq2_xxs")
     } else if all(Layout::Q2K) {
-        ("up_q2_k", "down_q2_k")
+        named("up_q2_k", "down_q2_k", "ring_up_q2_k", "ring_down_q2_k")
     } else if all(Layout::Q4K) {
-        ("up_q4_k", "down_q4_k")
+        named("up_q4_k", "down_q4_k", "ring_up_q4_k", "ring_down_q4_k")
     } else if all(Layout::Mxfp4) {
-        ("up_mxfp4", "down_mxfp4")
+        named("up_mxfp4", "down_mxfp4", "ring_up_mxfp4", "ring_down_mxfp4")
     } else {
-        ("up_any", "down_any")
-    };
-    (Kernel::new("matmul/experts", up), Kernel::new("matmul/experts", down))
+        named("up_any", "down_any", "ring_up_any", "ring_down_any")
+    }
 }
 
 /// Experts that the same rows go through; the shared expert is a bank of one.
@@ -235,7 +243,7 @@ impl Rows<'_> {
         n_rows: usize,
     ) -> Result<()> {
         let (gpu, ws) = (self.gpu, self.ws);
-        let (inner, hidden) = (bank.gate.rows(), bank.down.rows());
+        let inner = bank.gate.rows();
         let x = self.values(first, n_rows);
         let banks = || std::iter::once(bank).chain(shared);
         x.round(gpu, ws, banks().flat_map(|b| [b.gate.layout(), b.up.layout()]))?;
@@ -243,8 +251,7 @@ impl Rows<'_> {
         let shared_args = shared.map(|s| self.bank(&x, s, first, pairs)).unwrap_or_default();
         let up = UpArgs { banks: [self.bank(&x, bank, first, 0), shared_args], grid: ws.grid() };
         let all_pairs = pairs + shared.map_or(0, |_| n_rows);
-        let layouts = banks().flat_map(|b| [b.gate.layout(), b.up.layout()]);
-        gpu.launch(&kernels(layouts).0, Launch::grid2(inner.div_ceil(16), all_pairs, 256), &up)?;
+        self.launch_up(&up, bank, shared, all_pairs)?;
 
         let h =
             Values { x: ws.hidden(), stride: inner, cols: inner, n_slices: 1, n_rows: all_pairs };
@@ -264,10 +271,51 @@ impl Rows<'_> {
             used: bank.used() as u32,
             n_experts: bank.down.experts() as u32,
             add: u32::from(add),
-            unused: 0,
+            n_rows: n_rows as u32,
         };
-        let layouts = banks().map(|b| b.down.layout());
-        gpu.launch(&kernels(layouts).1, Launch::grid2(hidden.div_ceil(16), n_rows, 256), &down)
+        self.launch_down(&down, bank, shared, n_rows)
+    }
+
+    fn launch_up(
+        &self,
+        args: &UpArgs,
+        bank: &Bank<'_>,
+        shared: Option<&Bank<'_>>,
+        pairs: usize,
+    ) -> Result<()> {
+        let banks = || std::iter::once(bank).chain(shared);
+        let matrices = || banks().flat_map(|b| [b.gate, b.up]);
+        let kernels = kernels(matrices().map(Matrix::layout));
+        let panels = bank.gate.rows().div_ceil(16);
+        let bytes = ring::experts_shared(ring::WARPS);
+        if ring::has(self.gpu, bytes, matrices()) {
+            let launch = Launch::new((panels * pairs).min(self.gpu.sms()), ring::THREADS);
+            let kernel = Kernel::new("matmul/experts_ring", kernels.ring_up);
+            return self.gpu.launch(&kernel, launch.shared(bytes), args);
+        }
+        let kernel = Kernel::new("matmul/experts", kernels.up);
+        self.gpu.launch(&kernel, Launch::grid2(panels, pairs, 256), args)
+    }
+
+    fn launch_down(
+        &self,
+        args: &DownArgs,
+        bank: &Bank<'_>,
+        shared: Option<&Bank<'_>>,
+        n_rows: usize,
+    ) -> Result<()> {
+        let matrices = || std::iter::once(bank).chain(shared).map(|b| b.down);
+        let kernels = kernels(matrices().map(Matrix::layout));
+        let panels = bank.down.rows().div_ceil(16);
+        let sums = bank.used() * ring::slots(bank.down) + shared.map_or(0, |s| ring::slots(s.down));
+        let bytes = ring::experts_shared(sums);
+        if ring::has(self.gpu, bytes, matrices()) {
+            let launch = Launch::new((panels * n_rows).min(self.gpu.sms()), ring::THREADS);
+            let kernel = Kernel::new("matmul/experts_ring", kernels.ring_down);
+            return self.gpu.launch(&kernel, launch.shared(bytes), args);
+        }
+        let kernel = Kernel::new("matmul/experts", kernels.down);
+        self.gpu.launch(&kernel, Launch::grid2(panels, n_rows, 256), args)
     }
 
     /// A bank's pairs of the rows from `first` on; their results begin at row `at` of `hidden`.

@@ -7,7 +7,7 @@ use backend::{Act, Result};
 use super::gemm::{self, Groups};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{CHUNK_COLS, Workspace, unsupported, wide};
+use super::{CHUNK_COLS, Workspace, ring, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
 /// Beyond these, weights that are read once for all rows repay their way through shared memory.
@@ -27,7 +27,7 @@ struct GemvJob {
     groups: u32,
     first_group: u32,
     group_panels: u32,
-    first_block: u32,
+    first_unit: u32,
     unused: u32,
 }
 
@@ -38,6 +38,8 @@ struct GemvArgs {
     grid: DevicePtr,
     n_jobs: u32,
     n_rows: u32,
+    n_units: u32,
+    unused: u32,
 }
 
 // SAFETY: `repr(C)`, as in `gemv.cu`; `unused` fills a job's padding.
@@ -92,14 +94,40 @@ pub(super) fn products(
 }
 
 /// Kernels for a set of layouts by the rows they take: fewer layouts need fewer registers, which
-/// leaves room for more rows.
-fn kernels(mut layouts: impl Iterator<Item = Layout> + Clone) -> &'static [(usize, &'static str)] {
+/// leaves room for more rows. Those with rings have the same names behind `ring`.
+fn kernels(mut layouts: impl Iterator<Item = Layout> + Clone) -> &'static [Rows] {
+    const Q8_0: [Rows; 4] = [
+        Rows::new(4, "gemv_q8_0_4", "ring_q8_0_4"),
+        Rows::new(8, "gemv_q8_0_8", "ring_q8_0_8"),
+        Rows::new(16, "gemv_q8_0_16", "ring_q8_0_16"),
+        Rows::new(32, "gemv_q8_0_32", "ring_q8_0_32"),
+    ];
+    const FLOATS: [Rows; 3] = [
+        Rows::new(4, "gemv_q8_0_floats_4", "ring_q8_0_floats_4"),
+        Rows::new(8, "gemv_q8_0_floats_8", "ring_q8_0_floats_8"),
+        Rows::new(16, "gemv_q8_0_floats_16", "ring_q8_0_floats_16"),
+    ];
+    const ANY: [Rows; 2] =
+        [Rows::new(4, "gemv_any_4", "ring_any_4"), Rows::new(8, "gemv_any_8", "ring_any_8")];
     if layouts.clone().all(|l| l == Layout::Q8_0) {
-        &[(4, "gemv_q8_0_4"), (8, "gemv_q8_0_8"), (16, "gemv_q8_0_16"), (32, "gemv_q8_0_32")]
+        &Q8_0
     } else if layouts.all(|l| l == Layout::Q8_0 || !l.is_chunked()) {
-        &[(4, "gemv_q8_0_floats_4"), (8, "gemv_q8_0_floats_8"), (16, "gemv_q8_0_floats_16")]
+        &FLOATS
     } else {
-        &[(4, "gemv_any_4"), (8, "gemv_any_8")]
+        &ANY
+    }
+}
+
+/// Kernels for up to so many rows.
+struct Rows {
+    max: usize,
+    plain: &'static str,
+    ring: &'static str,
+}
+
+impl Rows {
+    const fn new(max: usize, plain: &'static str, ring: &'static str) -> Self {
+        Self { max, plain, ring }
     }
 }
 
@@ -134,27 +162,50 @@ impl Piece<'_> {
         while row < self.rows.len() {
             let left = self.rows.len() - row;
             // The smallest that takes all, or the largest.
-            let fits = kernels.iter().find(|(rows, _)| *rows >= left).or(kernels.last());
-            let Some(&(rows, name)) = fits else { break };
-            let n_rows = rows.min(left);
-            let mut args = GemvArgs {
-                jobs: [GemvJob::default(); MAX_JOBS],
-                grid: ws.grid(),
-                n_jobs: jobs.len() as u32,
-                n_rows: n_rows as u32,
+            let Some(rows) = kernels.iter().find(|r| r.max >= left).or(kernels.last()) else {
+                break;
             };
-            let mut blocks = 0;
-            for (slot, (out, w)) in args.jobs.iter_mut().zip(jobs) {
-                *slot = self.job(ws, &values, row, out, w);
-                slot.first_block = blocks as u32;
-                let panels = WARPS / warps_of_panel(w.chunks());
-                blocks += self.groups.len() * (slot.group_panels as usize).div_ceil(panels);
-            }
-            let kernel = Kernel::new("matmul/gemv", name);
-            gpu.launch(&kernel, Launch::new(blocks, 256), &args)?;
-            row += n_rows;
+            self.launch(gpu, ws, jobs, (&values, row, rows.max.min(left)), rows)?;
+            row += rows.max.min(left);
         }
         Ok(())
+    }
+
+    /// Some rows from row `row` of the piece on.
+    fn launch(
+        &self,
+        gpu: &Gpu,
+        ws: &Workspace,
+        jobs: &[(&Act<Buffer>, &Matrix)],
+        (values, row, n_rows): (&Values, usize, usize),
+        rows: &Rows,
+    ) -> Result<()> {
+        let shared = ring::gemv_shared(rows.max);
+        let has_ring = ring::has(gpu, shared, jobs.iter().map(|(_, w)| *w));
+        let mut args = GemvArgs {
+            jobs: [GemvJob::default(); MAX_JOBS],
+            grid: ws.grid(),
+            n_jobs: jobs.len() as u32,
+            n_rows: n_rows as u32,
+            n_units: 0,
+            unused: 0,
+        };
+        let mut units = 0;
+        for (slot, (out, w)) in args.jobs.iter_mut().zip(jobs) {
+            *slot = self.job(ws, values, row, out, w);
+            slot.first_unit = units as u32;
+            let plain_panels = WARPS / warps_of_panel(w.chunks());
+            let panels = if has_ring { ring::unit_panels(w) } else { plain_panels };
+            units += self.groups.len() * (slot.group_panels as usize).div_ceil(panels);
+        }
+        args.n_units = units as u32;
+        if !has_ring {
+            let kernel = Kernel::new("matmul/gemv", rows.plain);
+            return gpu.launch(&kernel, Launch::new(units, 256), &args);
+        }
+        let kernel = Kernel::new("matmul/gemv_ring", rows.ring);
+        let launch = Launch::new(units.min(gpu.sms()), ring::THREADS).shared(shared);
+        gpu.launch(&kernel, launch, &args)
     }
 
     fn run_many(
@@ -207,7 +258,7 @@ impl Piece<'_> {
             groups: self.n_groups as u32,
             first_group: self.groups.start as u32,
             group_panels: w.group_panels(self.n_groups) as u32,
-            first_block: 0,
+            first_unit: 0,
             unused: 0,
         }
     }

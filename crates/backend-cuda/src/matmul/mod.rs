@@ -7,6 +7,7 @@
 mod experts;
 mod gemm;
 mod gemv;
+mod ring;
 mod round;
 mod sorted;
 mod weights;
@@ -20,11 +21,11 @@ pub(crate) use experts::{mixture, routed_experts};
 pub use weights::Matrix;
 use weights::MatrixArgs;
 pub(crate) use weights::matrix_bytes;
-pub(crate) use wide::{Turn, has as has_wide, turned_out};
-pub(crate) use workspace::Workspace;
+pub(crate) use wide::{Turn, halves_of_heads, has as has_wide, out_of_heads, turned_out};
+pub(crate) use workspace::{Records, Workspace};
 
 /// Columns of a chunk (`cuda/matmul/layout.cuh`).
-const CHUNK_COLS: usize = 256;
+pub(crate) const CHUNK_COLS: usize = 256;
 /// Rows that the kernels for few rows take.
 const FEW_ROWS: usize = 8;
 

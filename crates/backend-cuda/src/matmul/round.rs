@@ -68,6 +68,9 @@ impl Values {
         if by_32 == DevicePtr::NULL && by_256 == DevicePtr::NULL {
             return Ok(());
         }
+        if ws.take_records(self.x, (self.n_slices, self.cols), self.n_rows) {
+            return Ok(());
+        }
         let warps = self.n_rows * self.n_slices * self.chunks();
         let args = RoundArgs {
             x: self.x,

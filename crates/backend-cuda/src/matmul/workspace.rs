@@ -1,5 +1,7 @@
 //! Memory of products beside weights and outputs, sized once.
 
+use std::cell::Cell;
+
 use backend::{Result, Shape};
 use quant::grids;
 
@@ -31,6 +33,24 @@ pub(crate) struct Workspace {
     factors: Buffer,
     gaps: Buffer,
     grid: Buffer,
+    rounded: Cell<Option<RoundedRows>>,
+}
+
+/// Rows whose records the kernel that made them has left: where the values begin, slices of a row and
+/// columns of a slice, rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct RoundedRows {
+    x: DevicePtr,
+    slices: (usize, usize),
+    n_rows: usize,
+}
+
+/// Where a kernel leaves records: `Records` of `cuda/matmul/round.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Records {
+    by_32: DevicePtr,
+    by_256: DevicePtr,
 }
 
 /// Sizes in elements.
@@ -131,6 +151,7 @@ impl Workspace {
             factors: gpu.alloc("activations as f16", factors)?,
             gaps: gpu.alloc("order of experts", gaps)?,
             grid: gpu.alloc("grid of IQ2_XXS", grid)?,
+            rounded: Cell::new(None),
         };
         gpu.upload(&ws.grid, 0, &levels())?;
         Ok(ws)
@@ -147,6 +168,33 @@ impl Workspace {
 
     pub(super) fn by_256(&self) -> DevicePtr {
         self.by_256.ptr()
+    }
+
+    /// Where a kernel that makes rows of whole 256s leaves their records, for the next product of them:
+    /// `slices` of a row, and their columns. Nowhere, if they are not whole or too many.
+    pub(crate) fn leave_records(
+        &self,
+        x: DevicePtr,
+        slices: (usize, usize),
+        n_rows: usize,
+    ) -> Records {
+        let (n, cols) = slices;
+        if !cols.is_multiple_of(CHUNK_COLS) || n_rows * n * (cols / CHUNK_COLS) > self.records {
+            self.rounded.set(None);
+            return Records::default();
+        }
+        self.rounded.set(Some(RoundedRows { x, slices, n_rows }));
+        Records { by_32: self.by_32(), by_256: self.by_256() }
+    }
+
+    /// Whether the records of these rows are there; once, since rows may change after their product.
+    pub(super) fn take_records(&self, x: DevicePtr, slices: (usize, usize), n_rows: usize) -> bool {
+        self.rounded.take() == Some(RoundedRows { x, slices, n_rows })
+    }
+
+    /// Forgets them: the step whose kernels left them is over.
+    pub(crate) fn forget_records(&self) {
+        self.rounded.set(None);
     }
 
     /// Gated activations of pairs, `[pairs, inner]`.

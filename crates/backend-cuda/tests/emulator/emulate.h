@@ -77,6 +77,7 @@ inline uint16_t float_to_half(float v) {
         threads, sizeof(Args));                                                                  \
     static void name(const Args& a)
 #define KERNEL_OCC(threads, blocks, name, Args) KERNEL(threads, name, Args)
+#define KERNEL_EARLY(threads, blocks, name, Args) KERNEL(threads, name, Args)
 #define SHARED static thread_local
 #define DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(emulate::dynamic_shared())
 #define DEVICE static inline
@@ -96,6 +97,8 @@ inline uint16_t float_to_half(float v) {
 inline void __syncthreads() { emulate::block_barrier(); }
 inline void __syncwarp(uint32_t = 0xffffffffu) { emulate::exchange(0, emulate::thread_index % 32); }
 inline void __threadfence() {}
+// Kernels run one after another here.
+inline void await_previous() {}
 template <class T>
 inline T __shfl_sync(uint32_t, T v, int lane) { return emulate::shuffle(v, uint32_t(lane) % 32); }
 template <class T>
@@ -161,6 +164,8 @@ inline void sincospif(float v, float* sine, float* cosine) {
 }
 template <class T>
 inline T __ldg(const T* at) { return *at; }
+template <class T>
+inline T __ldcg(const T* at) { return *at; }
 template <class T>
 inline T min(T x, T y) { return y < x ? y : x; }
 template <class T>

@@ -1,15 +1,12 @@
 //! One layer, for one token or a whole chunk, for the MTP block too, on every backend.
 
-mod attention;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use backend::{LayerWeights, Ops, SiteWeights, Step};
+use backend::{AttentionWork, LayerWeights, Ops, SiteWeights, Step};
 use model::Config;
 
 use crate::activations::Activations;
 use crate::error::{Error, Result};
-pub(crate) use attention::attention;
 
 /// Steps of more rows can be stopped between two sublayers; shorter ones are over in a moment.
 const STOPPABLE_ROWS: usize = 16;
@@ -30,13 +27,15 @@ pub(crate) fn layers<B: Ops>(
         Some(flag) if flag.load(Ordering::Relaxed) => Err(Error::Stopped),
         _ => Ok(()),
     };
+    let heads = (config.head_dim, config.n_out_groups);
     for (i, w) in weights.iter().enumerate() {
         check()?;
         be.enter_layer(first + i, w)?;
         if i == 0 {
             be.hc_enter(&mut a.x, &mut a.mix, &a.streams, &w.attn_site, step)?;
         }
-        attention(be, config, &w.attn, first + i, kv, a, step)?;
+        let work = AttentionWork { buffers: &mut a.attention, picked: &mut a.picked };
+        be.attention(&mut a.y, &a.x, &w.attn, (kv, first + i), work, heads, step)?;
         hand_over(be, a, &w.ffn_site, step)?;
         check()?;
         be.moe(&mut a.y, &a.x, &w.moe, step)?;

@@ -1,0 +1,211 @@
+// Weights on their way to the tensor cores: every warp has a ring of slots in shared memory, and keeps
+// all of them filled or being filled by the bulk copy engine, whatever other warps do. A slot that a
+// warp has used is filled again at once. The first slots are filled before the kernel waits for the one
+// in front of it, since weights depend on nothing.
+#pragma once
+#include "panel.cuh"
+
+// A chunk of Q8_0; two chunks of the formats of half the size; 16 rows of 256 bytes of plain values.
+#define SLOT_BYTES 4352
+// Bytes of plain values that a slot holds of a row, and between rows: neighbours in other banks.
+#define SLOT_ROW 256
+#define SLOT_STRIDE 272
+
+// Columns of a slot.
+DEVICE uint32_t slot_cols(uint32_t layout) {
+    switch (layout) {
+        case LAYOUT_Q2_K:
+        case LAYOUT_IQ2_XXS:
+        case LAYOUT_MXFP4: return 2 * CHUNK_COLS;
+        case LAYOUT_F32: return SLOT_ROW / 4;
+        case LAYOUT_F16:
+        case LAYOUT_BF16: return SLOT_ROW / 2;
+        default: return CHUNK_COLS;
+    }
+}
+
+DEVICE uint32_t chunk_bytes(uint32_t layout) {
+    switch (layout) {
+        case LAYOUT_Q2_K: return Q2_K_CHUNK;
+        case LAYOUT_Q4_K: return Q4_K_CHUNK;
+        case LAYOUT_Q6_K: return Q6_K_CHUNK;
+        case LAYOUT_IQ2_XXS: return IQ2_XXS_CHUNK;
+        case LAYOUT_MXFP4: return MXFP4_CHUNK;
+        default: return Q8_0_CHUNK;
+    }
+}
+
+// Slots of a panel.
+DEVICE uint32_t slots_of(const Matrix& m) {
+    const uint32_t cols = slot_cols(m.layout);
+    return (m.cols + cols - 1) / cols;
+}
+
+#ifdef KEID_EMULATE
+
+DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t*) {
+    __builtin_memcpy(to, from, bytes);
+}
+DEVICE void barrier_expect(uint64_t*, uint32_t) {}
+DEVICE void barrier_start(uint64_t*) {}
+DEVICE void barrier_wait(uint64_t*, uint32_t) { __syncwarp(); }
+
+#elif __CUDA_ARCH__ >= 900
+
+// Begins a copy of whole pieces of 16 bytes whose end the barrier counts.
+DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to)),
+                 "l"(from), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+}
+// The barrier's next phase ends when so many bytes have come.
+DEVICE void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+                 "r"(bytes)
+                 : "memory");
+}
+DEVICE void barrier_start(uint64_t* barrier) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" ::"r"(shared_address(barrier)),
+                 "r"(parity)
+                 : "memory");
+}
+
+#else
+
+// Older devices use other kernels; these are compiled for them all the same.
+DEVICE void bulk_copy(void*, const void*, uint32_t, uint64_t*) {}
+DEVICE void barrier_expect(uint64_t*, uint32_t) {}
+DEVICE void barrier_start(uint64_t*) {}
+DEVICE void barrier_wait(uint64_t*, uint32_t) {}
+
+#endif
+
+// One warp's ring.
+template <int DEPTH>
+struct Ring {
+    uint8_t* slots;
+    uint64_t* barriers;
+    // Slots that were begun, and used up.
+    uint32_t begun, used;
+
+    // `memory` holds the slots of all warps, `marks` their barriers.
+    MEMBER void start(uint8_t* memory, uint64_t* marks) {
+        const uint32_t warp = threadIdx.x / 32;
+        slots = memory + warp * DEPTH * SLOT_BYTES;
+        barriers = marks + warp * DEPTH;
+        begun = used = 0;
+        if (threadIdx.x % 32 == 0) {
+            for (int i = 0; i < DEPTH; i++) barrier_start(barriers + i);
+        }
+        __syncwarp();
+    }
+
+    MEMBER bool full() const { return begun - used == DEPTH; }
+
+    // Begins to fill the next slot with slot `at` of a panel.
+    MEMBER void begin(const Matrix& m, const uint8_t* w, uint32_t panel, uint32_t at) {
+        const uint32_t lane = threadIdx.x % 32, place = begun % DEPTH;
+        uint8_t* to = slots + place * SLOT_BYTES;
+        uint64_t* barrier = barriers + place;
+        if (m.layout >= LAYOUT_F32) {
+            const uint64_t row_bytes = uint64_t(m.cols) * (m.layout == LAYOUT_F32 ? 4 : 2);
+            if (lane == 0) barrier_expect(barrier, CHUNK_ROWS * SLOT_ROW);
+            __syncwarp();
+            if (lane < CHUNK_ROWS) {
+                const uint32_t row = min(panel * CHUNK_ROWS + lane, m.rows - 1);
+                bulk_copy(to + lane * SLOT_STRIDE, w + row * row_bytes + uint64_t(at) * SLOT_ROW, SLOT_ROW,
+                          barrier);
+            }
+        } else if (lane == 0) {
+            const uint32_t chunks = chunks_of(m.cols), bytes = chunk_bytes(m.layout);
+            const uint32_t of_slot = slot_cols(m.layout) / CHUNK_COLS, first = at * of_slot;
+            const uint32_t size = min(of_slot, chunks - first) * bytes;
+            barrier_expect(barrier, size);
+            bulk_copy(to, w + (uint64_t(panel) * chunks + first) * bytes, size, barrier);
+        }
+        begun++;
+    }
+
+    // Waits for the oldest slot.
+    MEMBER const uint8_t* front() const {
+        barrier_wait(barriers + used % DEPTH, used / DEPTH % 2);
+        return slots + used % DEPTH * SLOT_BYTES;
+    }
+
+    // Every lane is done with the oldest slot.
+    MEMBER void pop() {
+        __syncwarp();
+        used++;
+    }
+};
+
+// The products of a slot of a block format, whose first chunk is number `chunk` of its panel.
+template <class F, int WIDE, int GROUPS>
+DEVICE void add_slot_chunks(float (&acc)[GROUPS][4], const uint8_t* slot, const Matrix& m, const Input& in,
+                            uint32_t at, const uint32_t* grid) {
+    const uint32_t record = F::KIND == PER_TILE ? ACT32_RECORD : ACT256_RECORD;
+    const uint32_t of_slot = F::CHUNK * 2 <= SLOT_BYTES ? 2 : 1, chunks = chunks_of(m.cols);
+#pragma unroll
+    for (uint32_t i = 0; i < of_slot; i++) {
+        const uint32_t chunk = at * of_slot + i;
+        if (chunk >= chunks) break;
+        typename F::Raw w;
+        F::load(w, Near{slot + i * F::CHUNK}, threadIdx.x % 32);
+        const ActRows acts = {in.x + chunk * record, in.row_bytes, in.n_rows};
+        add_chunk<F, WIDE, GROUPS>(acc, w, acts, grid);
+    }
+}
+
+// The same of plain values: 128 or 64 columns.
+template <int TYPE, int GROUPS>
+DEVICE void add_slot_floats(float (&acc)[GROUPS][4], const uint8_t* slot, const Matrix& m, const Input& in,
+                            uint32_t at) {
+    const uint32_t g = threadIdx.x % 32 / 4, own = 8 * (threadIdx.x % 4);
+    const uint32_t size = TYPE == FLOAT_F32 ? 4 : 2, cols = SLOT_ROW / size;
+    const FloatRows x = {in.x, in.row_bytes, in.n_rows, m.cols, true};
+#pragma unroll
+    for (uint32_t k = 0; k < cols; k += 32) {
+        Eight<TYPE> low, high;
+        low.near(slot + g * SLOT_STRIDE + (k + own) * size);
+        high.near(slot + (g + 8) * SLOT_STRIDE + (k + own) * size);
+        float a[8], a8[8];
+        low.values(a);
+        high.values(a8);
+        add_columns<TYPE, GROUPS>(acc, a, a8, x, at * cols + k + own);
+    }
+}
+
+// The products of slot `at` of a panel of any layout of a set.
+template <int WIDE, uint32_t LAYOUTS, int GROUPS>
+DEVICE void add_slot(float (&acc)[GROUPS][4], const uint8_t* slot, const Matrix& m, const Input& in, uint32_t at,
+                     const uint32_t* grid) {
+#define BLOCKS(tag, F)                                                                             \
+    if constexpr ((LAYOUTS & SET(tag)) != 0) {                                                     \
+        if (m.layout == tag) add_slot_chunks<F, WIDE, GROUPS>(acc, slot, m, in, at, grid);         \
+    }
+#define FLOATS(tag, TYPE)                                                                          \
+    if constexpr ((LAYOUTS & SET(tag)) != 0) {                                                     \
+        if (m.layout == tag) add_slot_floats<TYPE, GROUPS>(acc, slot, m, in, at);                  \
+    }
+    BLOCKS(LAYOUT_Q8_0, Q8_0)
+    BLOCKS(LAYOUT_Q2_K, Q2K)
+    BLOCKS(LAYOUT_Q4_K, Q4K)
+    BLOCKS(LAYOUT_Q6_K, Q6K)
+    BLOCKS(LAYOUT_IQ2_XXS, Iq2Xxs)
+    BLOCKS(LAYOUT_MXFP4, Mxfp4)
+    FLOATS(LAYOUT_F32, FLOAT_F32)
+    FLOATS(LAYOUT_F16, FLOAT_F16)
+    FLOATS(LAYOUT_BF16, FLOAT_BF16)
+#undef BLOCKS
+#undef FLOATS
+}

@@ -1,0 +1,66 @@
+// Rounding of activations to int8 (layout.cuh has the records). Codes are x * (127 / largest), to the
+// nearest, ties to even; a block of magnitudes below 2^-100 becomes zeros.
+#pragma once
+#include "layout.cuh"
+#include "common.cuh"
+
+// What values are multiplied with to become codes, and codes to become values.
+struct CodeScale {
+    float inverse, scale;
+};
+
+DEVICE CodeScale code_scale(float largest) {
+    // Below 2^-100 the reciprocal would overflow.
+    const bool tiny = largest < 7.8886090522101181e-31f;
+    return {tiny ? 0.0f : 127.0f / largest, tiny ? 0.0f : largest / 127.0f};
+}
+
+DEVICE int code_of(float v, float inverse) { return int(rintf(v * inverse)); }
+
+// The place of a column's code in the record of its 256.
+DEVICE uint32_t code_place(uint32_t column) {
+    return column / 64 * 64 + column % 32 / 8 * 16 + column / 32 % 2 * 8 + column % 8;
+}
+
+// Sums of 16 columns are kept as 16 high + rest, with the rest from -8 to 7.
+DEVICE void store_sum(uint8_t* record, uint32_t sixteen, int sum) {
+    const int high = (sum + 8) >> 4;
+    record[ACT_SCALES + sixteen] = uint8_t(high);
+    record[ACT_SCALES + 16 + sixteen] = uint8_t(sum - 16 * high);
+}
+
+// Records of rows, for formats with a scale for every 32 columns or for every 256; either may be null.
+struct Records {
+    uint8_t *by_32, *by_256;
+
+    // A block rounds columns, one a thread and 256 a record, of which this thread's is number
+    // `record`, if there is one. Every thread of the block comes here; `part` holds 32 floats.
+    MEMBER void put(uint64_t record, bool exists, float v, float* part) const {
+        const uint32_t column = threadIdx.x % 256, lane = threadIdx.x % 32;
+        const float of_tile = warp_max(fabsf(v));
+        if (by_32 && exists) {
+            uint8_t* to = by_32 + record * ACT32_RECORD;
+            const CodeScale s = code_scale(of_tile);
+            to[code_place(column)] = uint8_t(code_of(v, s.inverse));
+            if (lane == 0) reinterpret_cast<float*>(to + ACT_SCALES)[column / 32] = s.scale;
+        }
+        if (by_256) {
+            const uint32_t warp = threadIdx.x / 32;
+            __syncthreads();
+            if (lane == 0) part[warp] = of_tile;
+            __syncthreads();
+            float largest = 0.0f;
+            for (uint32_t i = 0; i < 8; i++) largest = fmaxf(largest, part[warp / 8 * 8 + i]);
+            const CodeScale s = code_scale(largest);
+            const int code = code_of(v, s.inverse);
+            int sum = code;
+#pragma unroll
+            for (int o = 8; o > 0; o >>= 1) sum += __shfl_xor_sync(FULL_WARP, sum, o);
+            if (!exists) return;
+            uint8_t* to = by_256 + record * ACT256_RECORD;
+            to[code_place(column)] = uint8_t(code);
+            if (column % 16 == 0) store_sum(to, column / 16, sum);
+            if (column == 0) *reinterpret_cast<float*>(to + ACT256_SCALE) = s.scale;
+        }
+    }
+};

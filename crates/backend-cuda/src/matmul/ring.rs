@@ -1,0 +1,63 @@
+//! Which kernels with rings there are (`cuda/matmul/ring.cuh`), for devices with the bulk copy engine and
+//! the shared memory that the rings take.
+
+use super::CHUNK_COLS;
+use super::weights::{Layout, Matrix};
+use crate::gpu::Gpu;
+
+/// Warps of a block, and its threads.
+pub(super) const WARPS: usize = 16;
+pub(super) const THREADS: u32 = 32 * WARPS as u32;
+const SLOT_BYTES: usize = 4352;
+/// Bytes of plain values that a slot holds of a row.
+const SLOT_ROW: usize = 256;
+/// The oldest device with the bulk copy engine.
+const ARCH_MIN: u32 = 90;
+/// Pairs whose experts are kept near, and bytes of the grid of IQ2_XXS.
+const NEAR_PAIRS: usize = 256;
+const GRID_BYTES: usize = 1024;
+
+/// Columns of a slot.
+fn slot_cols(layout: Layout) -> usize {
+    match layout {
+        Layout::Q2K | Layout::Iq2Xxs | Layout::Mxfp4 => 2 * CHUNK_COLS,
+        Layout::F32 => SLOT_ROW / 4,
+        Layout::F16 | Layout::BF16 => SLOT_ROW / 2,
+        Layout::Q8_0 | Layout::Q4K | Layout::Q6K => CHUNK_COLS,
+    }
+}
+
+/// Slots of a panel.
+pub(super) fn slots(m: &Matrix) -> usize {
+    m.cols().div_ceil(slot_cols(m.layout()))
+}
+
+/// Panels of a unit of `gemv_ring.cu`.
+pub(super) fn unit_panels(m: &Matrix) -> usize {
+    (WARPS / slots(m)).max(1)
+}
+
+/// Whether slots of the matrix can be copied: rows of plain values are made of whole ones.
+fn is_whole(m: &Matrix) -> bool {
+    m.layout().is_chunked() || m.cols().is_multiple_of(slot_cols(m.layout()))
+}
+
+/// Whether this device has rings of so many bytes, for these matrices.
+pub(super) fn has<'a>(gpu: &Gpu, shared: usize, mut all: impl Iterator<Item = &'a Matrix>) -> bool {
+    gpu.arch() >= ARCH_MIN && shared <= gpu.description().shared_max && all.all(is_whole)
+}
+
+fn ring_bytes(depth: usize) -> usize {
+    WARPS * depth * (SLOT_BYTES + 8)
+}
+
+/// Shared memory of a kernel of `gemv_ring.cu` for so many rows.
+pub(super) fn gemv_shared(rows: usize) -> usize {
+    let (depth, buffers) = if rows > 8 { (2, 1) } else { (3, 2) };
+    ring_bytes(depth) + buffers * WARPS * rows.div_ceil(8) * 128 * 4 + GRID_BYTES
+}
+
+/// Shared memory of a kernel of `experts_ring.cu` with two buffers of so many sums of 16 values.
+pub(super) fn experts_shared(sums: usize) -> usize {
+    ring_bytes(3) + GRID_BYTES + NEAR_PAIRS * 4 + 2 * sums * 16 * 4
+}
