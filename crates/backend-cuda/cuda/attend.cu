@@ -199,11 +199,10 @@ DEVICE void finish(const Running<QUADS>& s, const AttendArgs& a, uint32_t r, uin
             continue;
         }
         const uint64_t place = (uint64_t(r) * a.n_splits + blockIdx.z) * a.n_heads + head;
-        float* part = a.parts + place * (dim + 2);
-        store_head<QUADS>(s.sums[h], 1.0f, dim, part);
+        store_head<QUADS>(s.sums[h], 1.0f, dim, a.parts + place * dim);
         if (threadIdx.x % 32 == 0) {
-            part[dim] = s.largest[h];
-            part[dim + 1] = s.weight[h];
+            const uint64_t row = uint64_t(r) * a.n_heads + head;
+            a.stats[row * a.n_splits + blockIdx.z] = make_float2(s.largest[h], s.weight[h]);
         }
     }
 }
@@ -255,7 +254,8 @@ KERNEL_OCC(256, 1, attend_8, AttendArgs) {
 
 struct CombineArgs {
     Rope rope;                // that turns the heads back
-    const float* parts;       // [rows, splits, heads, dim + 2]
+    const float* parts;       // [rows, splits, heads, dim]
+    const float2* stats;      // [rows, heads, splits]
     const float* sinks;
     float* out;               // may be null
     Records rounded;          // of whole rows of heads, where a head is made of 256s
@@ -264,50 +264,74 @@ struct CombineArgs {
 };
 
 #define SPLITS_MAX 64
+// Splits whose values a thread has on their way at once.
+#define AT_ONCE 16
 
-// grid: (heads, rows). Puts the parts of a head together; turns it back and rounds it, if that is
-// wanted. Shared: a head.
-KERNEL(256, attend_combine, CombineArgs) {
-    DYNAMIC_SHARED(float, values);
-    SHARED float share[SPLITS_MAX];
+// What each split's sums are multiplied with; a lane has those of splits `lane` and `lane` + 32.
+DEVICE void split_shares(const float2* stats, float sink, uint32_t n_splits, float (&share)[2]) {
+    const uint32_t lane = threadIdx.x % 32;
+    float2 s[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        s[i] = make_float2(-INFINITY, 0.0f);
+        if (lane + 32 * i < n_splits) s[i] = stats[lane + 32 * i];
+    }
+    const float largest = warp_max(fmaxf(fmaxf(s[0].x, s[1].x), sink));
+#pragma unroll
+    for (int i = 0; i < 2; i++) share[i] = expf(s[i].x - largest);
+    // The sink weighs in the denominator only.
+    const float weight = warp_sum(s[0].y * share[0] + s[1].y * share[1]) + expf(sink - largest);
+#pragma unroll
+    for (int i = 0; i < 2; i++) share[i] /= weight;
+}
+
+// One channel of a head from all splits. Whole warps come here.
+DEVICE float combined(const CombineArgs& a, const float* parts, const float2* stats, float sink,
+                      bool exists) {
+    const uint64_t stride = uint64_t(a.n_heads) * a.dim;
+    float share[2], sum = 0.0f;
+    for (uint32_t first = 0; first < a.n_splits; first += AT_ONCE) {
+        float v[AT_ONCE];
+#pragma unroll
+        for (int s = 0; s < AT_ONCE; s++) {
+            v[s] = exists && first + s < a.n_splits ? parts[(first + s) * stride] : 0.0f;
+        }
+        if (first == 0) split_shares(stats, sink, a.n_splits, share);
+#pragma unroll
+        for (int s = 0; s < AT_ONCE; s++) {
+            const uint32_t at = first + s;
+            const float of_split = __shfl_sync(FULL_WARP, at < 32 ? share[0] : share[1], at % 32);
+            if (at < a.n_splits) sum += v[s] * of_split;
+        }
+    }
+    return sum;
+}
+
+// grid: (256 channels of a head, rows). Puts the parts of a head together; turns it back and rounds it,
+// if that is wanted.
+KERNEL_EARLY(256, 4, attend_combine, CombineArgs) {
     SHARED float part[32];
-    const uint32_t head = blockIdx.x, r = blockIdx.y, dim = a.dim;
-    const uint64_t stride = uint64_t(a.n_heads) * (dim + 2);
-    const float* parts = a.parts + uint64_t(r) * a.n_splits * stride + uint64_t(head) * (dim + 2);
-    if (threadIdx.x < 32) {
-        const uint32_t lane = threadIdx.x;
-        float largest = a.sinks[head], weight = 0.0f;
-        for (uint32_t s = lane; s < a.n_splits; s += 32) largest = fmaxf(largest, parts[s * stride + dim]);
-        largest = warp_max(largest);
-        for (uint32_t s = lane; s < a.n_splits; s += 32) {
-            const float factor = expf(parts[s * stride + dim] - largest);
-            share[s] = factor;
-            weight += parts[s * stride + dim + 1] * factor;
-        }
-        // The sink weighs in the denominator only.
-        weight = warp_sum(weight) + expf(a.sinks[head] - largest);
-        __syncwarp();
-        for (uint32_t s = lane; s < a.n_splits; s += 32) share[s] /= weight;
-    }
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
-        float sum = 0.0f;
-        for (uint32_t s = 0; s < a.n_splits; s++) sum += parts[s * stride + i] * share[s];
-        values[i] = sum;
-    }
-    __syncthreads();
+    const uint32_t chunks = (a.dim + 255) / 256, head = blockIdx.x / chunks, r = blockIdx.y;
+    const uint32_t i = blockIdx.x % chunks * 256 + threadIdx.x, tail = a.dim - 2 * a.rope.n_pairs;
+    const bool exists = i < a.dim, turns = a.turn && exists && i >= tail;
+    const float sink = a.sinks[head];
+    float sine = 0.0f, cosine = 1.0f;
+    if (turns) rope_angle(a.rope, (i - tail) / 2, a.step.row(r).pos, sine, cosine);
+    await_previous();
+    const float* parts = a.parts + (uint64_t(r) * a.n_splits * a.n_heads + head) * a.dim;
+    const float2* stats = a.stats + (uint64_t(r) * a.n_heads + head) * a.n_splits;
+    float v = combined(a, parts + i, stats, sink, exists);
     if (a.turn) {
-        float* tail = values + dim - 2 * a.rope.n_pairs;
-        const uint32_t pos = a.step.row(r).pos;
-        for (uint32_t i = threadIdx.x; i < a.rope.n_pairs; i += blockDim.x) {
-            rope_pair(a.rope, i, pos, tail[2 * i], tail[2 * i + 1]);
-        }
-        __syncthreads();
+        // The other channel of the pair is the neighbour's, unless pairs lie across warps.
+        const bool second = (i - tail) % 2 != 0;
+        const uint32_t other_at = second ? i - 1 : i + 1;
+        float other = __shfl_xor_sync(FULL_WARP, v, 1);
+        if (tail % 2 != 0) other = combined(a, parts + other_at, stats, sink, turns);
+        float p = second ? other : v, q = second ? v : other;
+        rope_turn(sine, cosine, p, q);
+        if (turns) v = second ? q : p;
     }
     const uint64_t row = uint64_t(r) * a.n_heads + head;
-    for (uint32_t i = threadIdx.x; i < (dim + 255) / 256 * 256; i += blockDim.x) {
-        const float v = i < dim ? values[i] : 0.0f;
-        if (a.out && i < dim) a.out[row * dim + i] = v;
-        a.rounded.put(row * (dim / 256) + i / 256, true, v, part);
-    }
+    if (a.out && exists) a.out[row * a.dim + i] = v;
+    a.rounded.put(row * (a.dim / 256) + i / 256, true, v, part);
 }

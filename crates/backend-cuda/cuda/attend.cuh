@@ -11,7 +11,8 @@ struct AttendArgs {
     Rope rope;                // of raw queries
     const float* q;
     float* out;
-    float* parts;             // [rows, splits, heads, dim + 2]: sums, largest score, weight
+    float* parts;             // [rows, splits, heads, dim]: sums
+    float2* stats;            // [rows, heads, splits]: largest score, weight
     const float* sinks;
     const uint32_t* ids;
     WindowRows window;

@@ -20,6 +20,8 @@ struct CompressArgs {
     Rope rope;
     Compressor c;
     StepView step;
+    float* pooled;            // [spans, width]
+    uint32_t* done;           // [spans]
     float eps;
     uint32_t pad;
 };
@@ -41,9 +43,10 @@ KERNEL(256, close_rows, CompressArgs) {
     }
 }
 
-// grid: spans, of few rows each. Shared: a row.
-KERNEL(512, compress_span, CompressArgs) {
+// grid: (SHARES, spans), of few rows each. Shared: a row.
+KERNEL(SHARE_THREADS, compress_span, CompressArgs) {
     DYNAMIC_SHARED(float, row);
     SHARED float part[32];
-    compress_rows(a.c, {a.rope, a.step, a.eps}, a.step.span(blockIdx.x), row, part);
+    const Meeting meeting = {a.pooled + uint64_t(blockIdx.y) * a.c.width, a.done + blockIdx.y};
+    compress_rows(a.c, {a.rope, a.step, a.eps}, a.step.span(blockIdx.y), blockIdx.x, meeting, row, part);
 }

@@ -60,15 +60,10 @@ DEVICE float pooled_channel(const Compressor& a, const StepRow& r, uint32_t inde
     return weighted / sum;
 }
 
-// Row `index` of a span: pooled, normed, rotated and stored. The whole block comes here.
-DEVICE void close_row(const Compressor& a, const Closing& all, const StepRow& r, uint32_t index,
+// Row `index` of a span, whose channels a thread's are pooled in `row` with this sum of squares: normed,
+// rotated and stored. The whole block comes here.
+DEVICE void store_row(const Compressor& a, const Closing& all, const StepRow& r, uint32_t index, float sum,
                       float* row, float* part) {
-    float sum = 0.0f;
-    for (uint32_t i = threadIdx.x; i < a.width; i += blockDim.x) {
-        const float v = pooled_channel(a, r, index, i);
-        row[i] = v;
-        sum += v * v;
-    }
     const float scale = 1.0f / sqrtf(block_sum(sum, part) / float(a.width) + all.eps);
     for (uint32_t i = threadIdx.x; i < a.width; i += blockDim.x) row[i] = a.norm[i] * (row[i] * scale);
     __syncthreads();
@@ -82,14 +77,117 @@ DEVICE void close_row(const Compressor& a, const Closing& all, const StepRow& r,
     __syncthreads();
 }
 
-// A span of few rows: a block stages its inputs and closes its rows. `row` holds one.
-DEVICE void compress_rows(const Compressor& a, const Closing& all, const StepRow& r, float* row,
-                          float* part) {
-    for (uint32_t i = threadIdx.x; i < r.n_rows * a.cols; i += blockDim.x) {
-        stage_channel(a, all.step, r.first_row + i / a.cols, i % a.cols);
+// A row by one block.
+DEVICE void close_row(const Compressor& a, const Closing& all, const StepRow& r, uint32_t index,
+                      float* row, float* part) {
+    float sum = 0.0f;
+    for (uint32_t i = threadIdx.x; i < a.width; i += blockDim.x) {
+        const float v = pooled_channel(a, r, index, i);
+        row[i] = v;
+        sum += v * v;
     }
+    store_row(a, all, r, index, sum, row, part);
+}
+
+// Blocks that share a span of few rows, which closes one row at most: each has a part of the channels. Of
+// the threads eight share a channel's entries, and each has so many of them on their way at once.
+#define SHARES 8
+#define SHARE_THREADS 512
+#define SHARE_CHANNELS 64
+#define SHARERS (SHARE_THREADS / SHARE_CHANNELS)
+#define ENTRIES_AT_ONCE 16
+
+// Where the blocks that share a span meet.
+struct Meeting {
+    float* pooled;            // [width]
+    uint32_t* done;           // blocks that are done: zero before and after
+};
+
+// Softmax pooling of some entries: largest logit, weights and weighted sum.
+struct Pooled {
+    float largest, weight, sum;
+
+    MEMBER void add(const Pooled& other) {
+        const float most = fmaxf(largest, other.largest);
+        const float own = expf(largest - most), theirs = expf(other.largest - most);
+        weight = weight * own + other.weight * theirs;
+        sum = sum * own + other.sum * theirs;
+        largest = most;
+    }
+};
+
+// Every SHARERS-th entry of a channel of row `index`, from number `begin` on.
+DEVICE Pooled pool_entries(const Compressor& a, const StepRow& r, uint32_t index, uint32_t channel,
+                           uint32_t begin) {
+    const uint32_t ratio = a.pooled.ratio, first = index * ratio;
+    const uint32_t n_previous = ratio == 4 && index > 0 ? ratio : 0, n = n_previous + ratio;
+    Pooled all = {-3.0e38f, 0.0f, 0.0f};
+    for (; begin < n; begin += SHARERS * ENTRIES_AT_ONCE) {
+        float k[ENTRIES_AT_ONCE], z[ENTRIES_AT_ONCE];
+#pragma unroll
+        for (uint32_t i = 0; i < ENTRIES_AT_ONCE; i++) {
+            const uint32_t e = begin + SHARERS * i;
+            k[i] = 0.0f, z[i] = -INFINITY;
+            if (e < n) {
+                const Entry at = entry(a, r, first - n_previous + e, e < n_previous ? 0 : a.cols - a.width);
+                k[i] = at.k[channel], z[i] = at.z[channel];
+            }
+        }
+        Pooled some = {-3.0e38f, 0.0f, 0.0f};
+#pragma unroll
+        for (uint32_t i = 0; i < ENTRIES_AT_ONCE; i++) some.largest = fmaxf(some.largest, z[i]);
+#pragma unroll
+        for (uint32_t i = 0; i < ENTRIES_AT_ONCE; i++) {
+            const float weight = expf(z[i] - some.largest);
+            some.weight += weight;
+            some.sum += weight * k[i];
+        }
+        all.add(some);
+    }
+    return all;
+}
+
+// A span of few rows by SHARES blocks: each stages and pools its channels, and the one that is done last
+// stores the row that closes, if one does. `row` holds one.
+DEVICE void compress_rows(const Compressor& a, const Closing& all, const StepRow& r, uint32_t share,
+                          const Meeting& meeting, float* row, float* part) {
+    SHARED Pooled pooled[SHARERS][SHARE_CHANNELS];
+    SHARED uint32_t last;
+    const uint32_t each = (a.width + SHARES - 1) / SHARES, begin = share * each;
+    const uint32_t end = min(begin + each, a.width), halves = a.cols / a.width;
+    const uint32_t n = begin < end ? end - begin : 0;
+    for (uint32_t i = threadIdx.x; i < r.n_rows * halves * n; i += blockDim.x) {
+        const uint32_t channel = i / n % halves * a.width + begin + i % n;
+        stage_channel(a, all.step, r.first_row + i / n / halves, channel);
+    }
+    const uint32_t index = r.committed / a.pooled.ratio;
+    if ((r.committed + r.n_rows) / a.pooled.ratio == index) return;
     __syncthreads();
-    const uint32_t first = r.committed / a.pooled.ratio;
-    const uint32_t end = (r.committed + r.n_rows) / a.pooled.ratio;
-    for (uint32_t index = first; index < end; index++) close_row(a, all, r, index, row, part);
+    const uint32_t sharer = threadIdx.x / SHARE_CHANNELS, mine = threadIdx.x % SHARE_CHANNELS;
+    for (uint32_t first = begin; first < end; first += SHARE_CHANNELS) {
+        const uint32_t channel = first + mine;
+        if (channel < end) pooled[sharer][mine] = pool_entries(a, r, index, channel, sharer);
+        __syncthreads();
+        if (sharer == 0 && channel < end) {
+            Pooled sum = pooled[0][mine];
+#pragma unroll
+            for (int i = 1; i < SHARERS; i++) sum.add(pooled[i][mine]);
+            meeting.pooled[channel] = sum.sum / sum.weight;
+        }
+        __syncthreads();
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(meeting.done, 1u) + 1 == SHARES;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    if (threadIdx.x == 0) *meeting.done = 0;
+    float sum = 0.0f;
+    for (uint32_t i = threadIdx.x; i < a.width; i += blockDim.x) {
+        const float v = __ldcg(meeting.pooled + i);
+        row[i] = v;
+        sum += v * v;
+    }
+    store_row(a, all, r, index, sum, row, part);
 }

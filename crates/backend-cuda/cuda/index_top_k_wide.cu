@@ -3,9 +3,9 @@
 //
 // A head's four scales become powers of two relative to its largest, so that its values are f16 without
 // loss; the largest goes to the head's weight. Keys likewise. Sums are f32.
-#include "kv_row.cuh"
-#include "matmul/halves.cuh"
+#include "index_keys.cuh"
 #include "rope.cuh"
+#include "select.cuh"
 #include "wgmma.cuh"
 
 // As in index_top_k.cu, but for the queries.
@@ -40,12 +40,6 @@ struct IndexArgs {
 
 DEVICE uint32_t visible_rows(const IndexArgs& a, uint32_t r) {
     return (a.step.row(r).pos + 1) / a.pooled.ratio;
-}
-
-// 2^(difference) of exponent bytes, at most 1, over 2^-14, by which four bits as f16 are too small.
-DEVICE uint32_t relative_scale(uint32_t e, uint32_t largest) {
-    const int exponent = 29 - int(largest - e);
-    return exponent > 0 ? uint32_t(exponent) << 10 : exponent > -10 ? 512u >> -exponent : 0u;
 }
 
 // grid: (heads, tile rows), a warp each: a lane has channels lane + 32 b.
@@ -93,24 +87,6 @@ struct Shared {
     float weights[COLUMNS];
     Barrier full;
 };
-
-// A lane's part of two keys: block t of rows g and g + 8.
-struct Keys {
-    uint32_t codes[2][4], scale[2];
-};
-
-DEVICE void load_keys(Keys& k, const IndexArgs& a, const StepRow& row, uint32_t first, uint32_t visible) {
-    const uint32_t lane = threadIdx.x % 32, t = lane % 4;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        // The last visible key stands in for those behind it.
-        const uint32_t key = min(first + lane / 4 + 8 * half, visible - 1);
-        const uint8_t* bytes = pooled_row(a.pooled, a.format.bytes, a.step, row, key);
-#pragma unroll
-        for (int i = 0; i < 4; i++) k.codes[half][i] = load4(bytes + 16 * t + 4 * i);
-        k.scale[half] = bytes[a.format.code_bytes + t];
-    }
-}
 
 // Sums over four lanes; lane t has that of row t.
 DEVICE float row_of_lane(const float (&sums)[ROWS]) {
@@ -160,28 +136,11 @@ DEVICE void score_span(const IndexArgs& a, const Shared& s, uint32_t tile_row, u
     const uint32_t own = threadIdx.x / 128 * 64 + threadIdx.x / 32 % 4 * 16;
     const StepRow& row = a.step.row(a.first_row + tile_row);
     Keys keys;
-    load_keys(keys, a, row, begin + own, end);
+    load_keys(keys, a.pooled, a.format, a.step, row, begin + own, end);
     float dots[128];
     for (uint32_t first = begin; first < end; first += KEYS) {
-        uint32_t scale[2], largest[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            uint32_t e = keys.scale[half];
-            const uint32_t other = __shfl_xor_sync(FULL_WARP, e, 1);
-            e = e > other ? e : other;
-            const uint32_t more = __shfl_xor_sync(FULL_WARP, e, 2);
-            largest[half] = e > more ? e : more;
-            scale[half] = relative_scale(keys.scale[half], largest[half]) * 0x10001u;
-        }
-        uint32_t left[8][4];
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            const int step = i / 2, half = i % 2;
-            const uint32_t codes = __byte_perm(keys.codes[half][step / 2], 0, step % 2 ? 0x4342 : 0x4140);
-            left[step][half] = half2_mul((codes & 0x00070007u) << 9 | (codes & 0x00080008u) << 12, scale[half]);
-            left[step][half + 2] =
-                half2_mul((codes & 0x00700070u) << 5 | (codes & 0x00800080u) << 8, scale[half]);
-        }
+        uint32_t left[8][4], largest[2];
+        left_keys(keys, left, largest);
 #pragma unroll
         for (int i = 0; i < 128; i++) dots[i] = 0.0f;
         wgmma_hold(dots);
@@ -192,7 +151,7 @@ DEVICE void score_span(const IndexArgs& a, const Shared& s, uint32_t tile_row, u
             wgmma<COLUMNS>(dots, left[step], right_step(right, step % 4));
         }
         wgmma_commit();
-        if (first + KEYS < end) load_keys(keys, a, row, first + KEYS + own, end);
+        if (first + KEYS < end) load_keys(keys, a.pooled, a.format, a.step, row, first + KEYS + own, end);
         wgmma_wait<0>();
         wgmma_hold(dots);
         store_scores(a, dots, s.weights, largest, first + own, tile_row - tile_row % ROWS, end_row);
@@ -256,44 +215,6 @@ struct Select {
     float part[32];
 };
 
-// The sum of what comes before this thread, and of everything. The block comes here.
-DEVICE uint32_t sum_before(uint32_t own, uint32_t* sums, uint32_t& total) {
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint32_t sum = own;
-#pragma unroll
-    for (int o = 1; o < 32; o *= 2) {
-        const uint32_t other = __shfl_up_sync(FULL_WARP, sum, o);
-        if (lane >= uint32_t(o)) sum += other;
-    }
-    __syncthreads();
-    if (lane == 31) sums[warp] = sum;
-    __syncthreads();
-    total = 0;
-    uint32_t before = sum - own;
-    for (uint32_t w = 0; w < SELECT_THREADS / 32; w++) {
-        if (w < warp) before += sums[w];
-        total += sums[w];
-    }
-    return before;
-}
-
-// The highest bin such that it and those above hold at least `wanted`; `above` are in those above.
-DEVICE uint32_t threshold_bin(Select& s, uint32_t n_bins, uint32_t wanted, uint32_t& above) {
-    const uint32_t each = n_bins / SELECT_THREADS, first = n_bins - (threadIdx.x + 1) * each;
-    uint32_t own = 0, total;
-    for (uint32_t i = 0; i < each; i++) own += s.bins[first + i];
-    uint32_t before = sum_before(own, s.sums, total);
-    if (before < wanted && before + own >= wanted) {
-        uint32_t bin = first + each - 1;
-        while (before + s.bins[bin] < wanted) before += s.bins[bin--];
-        s.chosen[0] = bin;
-        s.chosen[1] = before;
-    }
-    __syncthreads();
-    above = s.chosen[1];
-    return s.chosen[0];
-}
-
 // The k-th largest of n values, eleven, eleven and ten bits in turn; `above` of them are larger.
 template <class Get>
 DEVICE uint32_t kth_largest(Select& s, uint32_t n, uint32_t k, Get get, uint32_t& above) {
@@ -311,7 +232,7 @@ DEVICE uint32_t kth_largest(Select& s, uint32_t n, uint32_t k, Get get, uint32_t
         }
         __syncthreads();
         uint32_t higher;
-        const uint32_t digit = threshold_bin(s, BINS, wanted, higher);
+        const uint32_t digit = threshold_bin<BINS / SELECT_THREADS>(s.bins, wanted, s.sums, s.chosen, higher);
         prefix |= digit << low;
         mask |= ((1u << width) - 1) << low;
         wanted -= higher;
@@ -344,7 +265,7 @@ DEVICE uint32_t threshold_of(Select& s, const float* scores, uint32_t n, uint32_
             atomicAdd(&s.bins[min(uint32_t((scores[i] - least) * scale), uint32_t(BINS - 1))], 1u);
         }
         __syncthreads();
-        bin = threshold_bin(s, BINS, k, above);
+        bin = threshold_bin<BINS / SELECT_THREADS>(s.bins, k, s.sums, s.chosen, above);
         count = s.bins[bin];
         usable = count <= NEAR_MAX;
     }

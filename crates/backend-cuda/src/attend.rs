@@ -16,9 +16,14 @@ const WIDE_HEADS: usize = 64;
 const WIDE_DIM: u32 = 512;
 const WIDE_THREADS: u32 = 384;
 const WIDE_SHARED: usize = (64 * 512 * 2) * 3 + 64 * 128 + 2 * 64 * 4 + 2 * 64 * 4 + 64 + 1024;
+const FEW: Kernel = Kernel::new("attend_few", "attend_few");
+/// Keys that a block of `attend_few` takes at once, the channels of a head, and its shared memory.
+const FEW_KEYS: usize = 32;
+const FEW_DIM: u32 = 512;
+const FEW_SHARED: usize = 32 * 264 * 4 + 8 * 16 * 40 * 4 + 8 * 16 * 4 + 16 * 40 * 2 + 16 * 4;
 const COMBINE: Kernel = Kernel::new("attend", "attend_combine");
 
-/// Keys that a block decodes together, and its heads.
+/// Keys that a block decodes together, and its heads: of `attend_few` too.
 const KEYS: usize = 16;
 const HEADS: usize = 16;
 /// Rows times blocks that share a row's keys, at most.
@@ -44,6 +49,8 @@ pub(crate) fn shared_bytes(dim: usize) -> usize {
 /// What blocks that share a row's keys leave behind.
 pub(crate) struct Workspace {
     parts: Buffer,
+    /// Where each part's largest score and weight begin.
+    stats: DevicePtr,
 }
 
 impl Workspace {
@@ -52,7 +59,9 @@ impl Workspace {
     }
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
-        Ok(Self { parts: gpu.alloc("attention parts", Self::bytes(shape))? })
+        let parts = gpu.alloc("attention parts", Self::bytes(shape))?;
+        let sums = 4 * PARTS_MAX * shape.config.n_heads * shape.config.head_dim;
+        Ok(Self { stats: parts.ptr().add(sums), parts })
     }
 }
 
@@ -63,6 +72,7 @@ struct AttendArgs {
     q: DevicePtr,
     out: DevicePtr,
     parts: DevicePtr,
+    stats: DevicePtr,
     sinks: DevicePtr,
     ids: DevicePtr,
     window: WindowRows,
@@ -100,6 +110,7 @@ unsafe impl Args for AttendHalvesArgs {}
 struct CombineArgs {
     rope: RopeArgs,
     parts: DevicePtr,
+    stats: DevicePtr,
     sinks: DevicePtr,
     out: DevicePtr,
     rounded: Records,
@@ -114,8 +125,7 @@ struct CombineArgs {
 unsafe impl Args for CombineArgs {}
 
 /// Blocks that share a row's keys: enough to fill the device, no more than there are tiles of keys.
-fn splits(parts: &Parts<'_>, n_rows: usize, head_blocks: usize, keys_max: usize) -> usize {
-    let tiles = keys_max.div_ceil(KEYS);
+fn splits(parts: &Parts<'_>, n_rows: usize, head_blocks: usize, tiles: usize) -> usize {
     let wanted = (parts.gpu.sms() / (n_rows * head_blocks)).min(PARTS_MAX / n_rows).clamp(1, tiles);
     // As many as there are equal shares: none is empty when all keys are there.
     tiles.div_ceil(tiles.div_ceil(wanted))
@@ -128,6 +138,11 @@ fn is_wide(parts: &Parts<'_>, f: &RowFormat, n_heads: usize, n_rows: usize) -> b
         && f.is_pieces(WIDE_DIM)
         && n_heads.is_multiple_of(WIDE_HEADS)
         && 2 * n_rows * (n_heads / WIDE_HEADS) >= parts.gpu.sms()
+}
+
+/// Whether the tensor cores can do it for few rows.
+fn is_few(f: &RowFormat, n_heads: usize, n_rows: usize) -> bool {
+    f.is_pieces(FEW_DIM) && n_heads.is_multiple_of(HEADS) && n_rows <= PARTS_MAX
 }
 
 /// What is attended to, and with what.
@@ -152,9 +167,10 @@ pub(crate) fn attend(
         let grid = Launch::grid2(heads / WIDE_HEADS, what.n_rows, WIDE_THREADS);
         return parts.gpu.launch(&WIDE, grid.shared(WIDE_SHARED), &args);
     }
-    args.leaves_parts = u32::from(args.n_splits > 1);
+    let in_parts = args.n_splits > 1 || is_few(&args.format, heads, what.n_rows);
+    args.leaves_parts = u32::from(in_parts);
     what.launch(parts, &args)?;
-    if args.n_splits > 1 { what.combine(parts, &args, None) } else { Ok(()) }
+    if in_parts { what.combine(parts, &args, None) } else { Ok(()) }
 }
 
 /// Whether [`attend_halves`] can do it.
@@ -231,12 +247,15 @@ impl Attention<'_> {
             _ => kv.pooled(layer, Pooled::Attention)?,
         };
         let keys_max = keys_max + window.window as usize;
-        let n_splits = splits(parts, self.n_rows, n_heads.div_ceil(HEADS), keys_max);
+        let keys = if is_few(&format, n_heads, self.n_rows) { FEW_KEYS } else { KEYS };
+        let head_blocks = n_heads.div_ceil(HEADS);
+        let n_splits = splits(parts, self.n_rows, head_blocks, keys_max.div_ceil(keys));
         Ok(AttendArgs {
             rope: RopeArgs::none(),
             q: q.buf.ptr(),
             out: DevicePtr::NULL,
             parts: parts.attention.parts.ptr(),
+            stats: parts.attention.stats,
             sinks: self.sinks,
             ids,
             window,
@@ -257,6 +276,9 @@ impl Attention<'_> {
     fn launch(&self, parts: &Parts<'_>, args: &AttendArgs) -> Result<()> {
         let (dim, heads) = (args.format.dim as usize, args.n_heads as usize);
         let launch = Launch::grid3(heads.div_ceil(HEADS), self.n_rows, args.n_splits as usize, 256);
+        if is_few(&args.format, heads, self.n_rows) {
+            return parts.gpu.launch(&FEW, launch.shared(FEW_SHARED), args);
+        }
         parts.gpu.launch(&kernel(dim), launch.shared(shared_bytes(dim)), args)
     }
 
@@ -279,6 +301,7 @@ impl Attention<'_> {
         let args = CombineArgs {
             rope: turn.map_or_else(RopeArgs::none, |(rope, _)| rope),
             parts: args.parts,
+            stats: args.stats,
             sinks: args.sinks,
             out: args.out,
             rounded,
@@ -288,7 +311,7 @@ impl Attention<'_> {
             n_splits: args.n_splits,
             turn: u32::from(turn.is_some()),
         };
-        let launch = Launch::grid2(n_heads, self.n_rows, 256).shared(4 * dim);
-        parts.gpu.launch(&COMBINE, launch, &args)
+        let blocks = n_heads * dim.div_ceil(CHUNK_COLS);
+        parts.gpu.launch(&COMBINE, Launch::grid2(blocks, self.n_rows, 256), &args)
     }
 }

@@ -6,7 +6,7 @@ use backend::{Act, AttentionWeights, AttentionWork, Pooled, Result, Selected, Sh
 use model::LayerKind;
 
 use crate::attend::{self, Attention};
-use crate::compress::{self, Compressor, SPAN_ROWS_MAX, Target};
+use crate::compress::{self, Compressor, SHARES, SPAN_ROWS_MAX, Target};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::index_top_k;
 use crate::kv::{Kv, RowFormat};
@@ -22,6 +22,7 @@ pub(crate) struct Workspace {
     q_raw: Act<Buffer>,
     kv_raw: Act<Buffer>,
     out_low: Act<Buffer>,
+    pub(crate) meeting: compress::Meeting,
 }
 
 /// Rows and widths of the buffers.
@@ -35,7 +36,8 @@ fn sizes(shape: &Shape) -> (usize, [usize; 4]) {
 impl Workspace {
     pub(crate) fn bytes(shape: &Shape) -> usize {
         let (rows, cols) = sizes(shape);
-        cols.iter().map(|cols| 4 * rows * cols).sum()
+        let projections: usize = cols.iter().map(|cols| 4 * rows * cols).sum();
+        projections + compress::Meeting::bytes(shape)
     }
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
@@ -47,6 +49,7 @@ impl Workspace {
             q_raw: act("q_raw", q)?,
             kv_raw: act("kv_raw", kv)?,
             out_low: act("out_low", low)?,
+            meeting: compress::Meeting::new(gpu, shape)?,
         })
     }
 }
@@ -64,11 +67,15 @@ struct LatentArgs {
     kv_raw: DevicePtr,
     kv_norm: DevicePtr,
     staged: DevicePtr,
+    pooled: DevicePtr,
+    done: DevicePtr,
     step: DevicePtr,
     latent_cols: u32,
     n_rows: u32,
     n_spans: u32,
+    pooled_cols: u32,
     eps: f32,
+    pad: u32,
 }
 
 // SAFETY: the struct of cuda/attention_in.cu, without padding.
@@ -173,13 +180,17 @@ impl Layer<'_> {
             kv_raw: own.kv_raw.buf.ptr(),
             kv_norm: w.kv_norm.values()?,
             staged: self.kv.window(self.layer).staged,
+            pooled: own.meeting.pooled.ptr(),
+            done: own.meeting.done.ptr(),
             step: parts.mirror.ptr(),
             latent_cols: cols as u32,
             n_rows: n_rows as u32,
             n_spans: n_spans as u32,
+            pooled_cols: own.meeting.cols as u32,
             eps: parts.shape.config.rms_eps,
+            pad: 0,
         };
-        let blocks = 2 * n_rows + if few { inputs.len() * n_spans } else { 0 };
+        let blocks = 2 * n_rows + if few { inputs.len() * n_spans * SHARES } else { 0 };
         // Rows of an index compressor are shorter than a head.
         let widest = inputs.iter().map(|(_, _, w)| w.width).fold(format.dim as usize, usize::max);
         parts.gpu.launch(&ATTENTION_IN, Launch::new(blocks, 512).shared(4 * widest), &args)?;

@@ -1,8 +1,8 @@
 //! Staging of window rows and compressor inputs, and the rows that close.
 
-use backend::{Act, CompressorWeights, PoolInput, Pooled, Result};
+use backend::{Act, CompressorWeights, PoolInput, Pooled, Result, Shape};
 
-use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::kv::{Kv, PooledRows, RowFormat};
 use crate::rope_tail::RopeArgs;
 use crate::{Cuda, Parts};
@@ -12,8 +12,39 @@ const STAGE_OPEN: Kernel = Kernel::new("compress", "stage_open");
 const COMPRESS_SPAN: Kernel = Kernel::new("compress", "compress_span");
 const CLOSE_ROWS: Kernel = Kernel::new("compress", "close_rows");
 
-/// Spans of so few rows are staged and closed by one block each.
+/// Spans of so few rows, which close one row at most, are staged and closed by so many blocks each.
 pub(crate) const SPAN_ROWS_MAX: usize = 4;
+pub(crate) const SHARES: usize = 8;
+/// Compressors of a layer, at most.
+const COMPRESSORS: usize = 2;
+
+/// Where the blocks that share a span meet: pooled channels, and blocks that are done.
+pub(crate) struct Meeting {
+    pub(crate) pooled: Buffer,
+    pub(crate) done: Buffer,
+    /// Of a span.
+    pub(crate) cols: usize,
+}
+
+impl Meeting {
+    /// Spans of both compressors, and their width.
+    fn sizes(shape: &Shape) -> (usize, usize) {
+        let c = &shape.config;
+        (COMPRESSORS * shape.limits.n_slots, c.head_dim.max(c.indexer.head_dim))
+    }
+
+    pub(crate) fn bytes(shape: &Shape) -> usize {
+        let (spans, cols) = Self::sizes(shape);
+        4 * spans * (cols + 1)
+    }
+
+    pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
+        let (spans, cols) = Self::sizes(shape);
+        let pooled = gpu.alloc("pooled rows", 4 * spans * cols)?;
+        let done = gpu.alloc("blocks of a span that are done", 4 * spans)?;
+        Ok(Self { pooled, done, cols })
+    }
+}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -67,6 +98,8 @@ struct CompressArgs {
     rope: RopeArgs,
     c: Compressor,
     step: DevicePtr,
+    pooled: DevicePtr,
+    done: DevicePtr,
     eps: f32,
     pad: u32,
 }
@@ -109,11 +142,13 @@ pub(crate) fn compress(
         rope: target.rope,
         c: Compressor::new(kv, target.layer, target.pooled, input, w)?,
         step: parts.mirror.ptr(),
+        pooled: parts.projections.meeting.pooled.ptr(),
+        done: parts.projections.meeting.done.ptr(),
         eps: parts.shape.config.rms_eps,
         pad: 0,
     };
     if parts.mirror.span_rows_max() <= SPAN_ROWS_MAX {
-        let launch = Launch::new(n_spans, 512).shared(4 * w.width);
+        let launch = Launch::grid2(SHARES, n_spans, 512).shared(4 * w.width);
         return parts.gpu.launch(&COMPRESS_SPAN, launch, &args);
     }
     parts.gpu.launch(&STAGE_OPEN, Launch::grid2(cols.div_ceil(256), n_rows, 256), &args)?;

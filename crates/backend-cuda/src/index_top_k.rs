@@ -2,10 +2,10 @@
 
 use backend::{Act, Ids, Pooled, Result, Shape};
 
-use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::kv::{Kv, PooledRows, RowFormat};
 use crate::rope_tail::RopeArgs;
+use crate::{FEW_ROWS, Parts};
 
 const QUERY: Kernel = Kernel::new("index_top_k", "index_query");
 const SCORES: Kernel = Kernel::new("index_top_k", "index_scores");
@@ -29,11 +29,20 @@ const WIDE_DIM: usize = 128;
 const WIDE_ROWS: usize = 4;
 const WIDE_KEYS: usize = 2048;
 const WIDE_SHARED: usize = WIDE_ROWS * WIDE_HEADS * (WIDE_DIM * 2 + 4) + 1024 + 16;
+const SCORES_FEW: Kernel = Kernel::new("index_top_k_few", "index_scores_few");
+const SELECT_FEW: Kernel = Kernel::new("index_top_k_few", "index_select_few");
+/// Keys and scores of a block of `cuda/index_top_k_few.cu`, its bins, and its parts of a row at most.
+const FEW_KEYS: usize = 256;
+const FEW_PART: usize = 2048;
+const FEW_BINS: usize = 4096;
+const FEW_PARTS_MAX: usize = 512;
 
 /// Rounded queries and scores of a tile.
 pub(crate) struct Workspace {
     rounded: Buffer,
     scores: Buffer,
+    /// For few rows: of each its bins, then of each what its parts have kept, then a counter of each.
+    bins: Buffer,
     tile: usize,
     score_cols: usize,
 }
@@ -50,18 +59,33 @@ fn sizes(gpu: &Gpu, shape: &Shape) -> (usize, usize) {
 
 /// Whether the device and the shape are those of the kernels for many rows.
 fn is_wide(gpu: &Gpu, shape: &Shape) -> bool {
-    let indexer = &shape.config.indexer;
-    gpu.arch() == 90
-        && gpu.description().shared_max >= WIDE_SHARED
-        && shape.format.rounds()
-        && (indexer.n_heads, indexer.head_dim) == (WIDE_HEADS, WIDE_DIM)
+    gpu.arch() == 90 && gpu.description().shared_max >= WIDE_SHARED && is_published(shape)
 }
+
+/// Whether tensor cores can score: the shape is that of the published models, and queries are rounded.
+fn is_published(shape: &Shape) -> bool {
+    let indexer = &shape.config.indexer;
+    shape.format.rounds() && (indexer.n_heads, indexer.head_dim) == (WIDE_HEADS, WIDE_DIM)
+}
+
+/// Rows that the kernels for few rows take together: none where they cannot.
+fn few_rows(gpu: &Gpu, shape: &Shape) -> usize {
+    let (tile, cols) = sizes(gpu, shape);
+    match is_published(shape) && cols <= FEW_PART * FEW_PARTS_MAX {
+        true => tile.min(FEW_ROWS),
+        false => 0,
+    }
+}
+
+/// Bytes for each of them.
+const FEW_BYTES: usize = 4 * (FEW_BINS + FEW_PARTS_MAX + 1);
 
 impl Workspace {
     pub(crate) fn bytes(gpu: &Gpu, shape: &Shape) -> usize {
         let (tile, cols) = sizes(gpu, shape);
         let indexer = &shape.config.indexer;
-        4 * tile * (cols + indexer.n_heads * indexer.head_dim)
+        let few = FEW_BYTES * few_rows(gpu, shape).max(1);
+        4 * tile * (cols + indexer.n_heads * indexer.head_dim) + few
     }
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
@@ -69,7 +93,8 @@ impl Workspace {
         let indexer = &shape.config.indexer;
         let rounded = gpu.alloc("index queries", 4 * tile * indexer.n_heads * indexer.head_dim)?;
         let scores = gpu.alloc("index scores", 4 * tile * score_cols)?;
-        Ok(Self { rounded, scores, tile, score_cols })
+        let bins = gpu.alloc("index bins", FEW_BYTES * few_rows(gpu, shape).max(1))?;
+        Ok(Self { rounded, scores, bins, tile, score_cols })
     }
 }
 
@@ -93,6 +118,16 @@ struct IndexArgs {
     factor: f32,
 }
 
+/// The same for `cuda/index_top_k_few.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct IndexFewArgs {
+    index: IndexArgs,
+    bins: DevicePtr,
+    kept: DevicePtr,
+    done: DevicePtr,
+}
+
 /// The same for `cuda/index_top_k_wide.cu`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -105,6 +140,8 @@ struct IndexWideArgs {
 
 // SAFETY: the struct of cuda/index_top_k.cu, without padding.
 unsafe impl Args for IndexArgs {}
+// SAFETY: the struct of cuda/index_top_k_few.cu, without padding.
+unsafe impl Args for IndexFewArgs {}
 // SAFETY: the struct of cuda/index_top_k_wide.cu; the last field fills the padding.
 unsafe impl Args for IndexWideArgs {}
 
@@ -124,6 +161,9 @@ pub(crate) fn index_top_k(
     }
     let mut args = args(parts, ids, kv, (q, weights))?;
     args.rope = rope.unwrap_or_else(RopeArgs::none);
+    if n_rows <= few_rows(parts.gpu, parts.shape) {
+        return few(parts, args, n_rows);
+    }
     let visible_max = parts.mirror.context() / 4;
     for first in (0..n_rows).step_by(work.tile) {
         let n = work.tile.min(n_rows - first);
@@ -164,6 +204,23 @@ fn args(
         score_cols: work.score_cols as u32,
         factor: 1.0 / ((indexer.n_heads * indexer.head_dim) as f32).sqrt(),
     })
+}
+
+/// With the kernels for few rows.
+fn few(parts: &Parts<'_>, index: IndexArgs, n_rows: usize) -> Result<()> {
+    let (gpu, rows) = (parts.gpu, few_rows(parts.gpu, parts.shape));
+    let bins = parts.index.bins.ptr();
+    let kept = bins.add(4 * rows * FEW_BINS);
+    let done = kept.add(4 * rows * FEW_PARTS_MAX);
+    let args = IndexFewArgs { index, bins, kept, done };
+    let visible_max = (parts.mirror.context() / 4).min(parts.index.score_cols);
+    // Where everything is selected, nothing is scored.
+    if visible_max > index.top_k as usize {
+        let blocks = visible_max.div_ceil(FEW_KEYS).min((gpu.sms() / n_rows).max(1));
+        gpu.launch(&SCORES_FEW, Launch::grid2(blocks, n_rows, 256), &args)?;
+    }
+    let parts_max = visible_max.div_ceil(FEW_PART).max(1);
+    gpu.launch(&SELECT_FEW, Launch::grid2(parts_max, n_rows, 512), &args)
 }
 
 /// With the kernels for many rows.

@@ -12,8 +12,9 @@ use crate::step::Mirror;
 const COMMIT: Kernel = Kernel::new("kv", "commit");
 /// Parts of the store begin at multiples of this, in bytes.
 const ALIGNMENT: usize = 256;
-/// Blocks that share the rows of a layer and span in a commit.
+/// Blocks that share the rows of a layer and span in a commit, at most, for each of so many kinds of rows.
 const COMMIT_BLOCKS: usize = 32;
+const COMMIT_KINDS: usize = 5;
 
 /// Window rows of one layer: `WindowRows` of `cuda/kv_row.cuh`.
 #[repr(C)]
@@ -247,8 +248,8 @@ impl Kv {
             row_bytes: self.layout.row.bytes() as u32,
         };
         let longest = step.spans.iter().map(|s| s.n_rows as usize).max().unwrap_or(0);
-        let blocks = longest.clamp(1, COMMIT_BLOCKS);
-        gpu.launch(&COMMIT, Launch::grid3(blocks, layers.len(), step.spans.len(), 128), &args)
+        let blocks = COMMIT_KINDS * longest.clamp(1, COMMIT_BLOCKS);
+        gpu.launch(&COMMIT, Launch::grid3(blocks, layers.len(), step.spans.len(), 256), &args)
     }
 
     /// The parts of every layer with the sizes of their pages, in the order of a page's bytes.

@@ -292,15 +292,12 @@ impl Ops for Cuda {
         shape: (usize, usize),
         step: &Step,
     ) -> Result<()> {
-        let (n_rows, n_spans) = (step.rows.len(), step.spans.len());
-        if n_rows > FEW_ROWS {
-            let (kv, sizes) = (&*kv, (n_rows, n_spans));
-            let acts = (&*y, x);
-            if projections::attention(&self.parts(), acts, w, (kv, layer), &work, shape.1, sizes)? {
+        let sizes = (step.rows.len(), step.spans.len());
+        if sizes.0 > FEW_ROWS {
+            let (at, parts) = ((&*kv, layer), self.parts());
+            if projections::attention(&parts, (y, x), w, at, &work, shape.1, sizes)? {
                 return Ok(());
             }
-        }
-        if n_rows > FEW_ROWS {
             return defaults::attention(self, y, x, w, (kv, layer), work, shape, step);
         }
         Layer { parts: self.parts(), w, kv, layer, step }.run(y, x, &work, shape.1)

@@ -70,26 +70,6 @@ pub fn attn_in<D: Ops>(
     Ok(())
 }
 
-/// See [`Ops::attn_out`].
-///
-/// # Errors
-/// The backend's.
-pub fn attn_out<D: Ops>(
-    be: &mut D,
-    y: &mut Act<D::Buf>,
-    heads: &mut Act<D::Buf>,
-    w: &AttentionWeights<D>,
-    (head_dim, n_groups): (usize, usize),
-    step: &Step,
-) -> Result<()> {
-    with_scratch(be, |be, s| {
-        // Values carry the key's rotation; undo it at the query's position.
-        be.rope_tail(heads, head_dim, &w.rope, true, step)?;
-        be.grouped_matmul(&mut s.out_low, heads, &w.out_a, n_groups, step)?;
-        be.matmul(y, &s.out_low, &w.out_b, step, Count::Rows)
-    })
-}
-
 /// See [`Ops::attention`]. Stages the step's rows before it attends, so that a token sees itself and
 /// the row it closes.
 ///
@@ -125,6 +105,26 @@ pub fn attention<D: Ops>(
     };
     be.attend(&mut buffers.heads, &buffers.q, kv, layer, selected, &w.sinks, step)?;
     be.attn_out(y, &mut buffers.heads, w, shape, step)
+}
+
+/// See [`Ops::attn_out`].
+///
+/// # Errors
+/// The backend's.
+pub fn attn_out<D: Ops>(
+    be: &mut D,
+    y: &mut Act<D::Buf>,
+    heads: &mut Act<D::Buf>,
+    w: &AttentionWeights<D>,
+    (head_dim, n_groups): (usize, usize),
+    step: &Step,
+) -> Result<()> {
+    with_scratch(be, |be, s| {
+        // Values carry the key's rotation; undo it at the query's position.
+        be.rope_tail(heads, head_dim, &w.rope, true, step)?;
+        be.grouped_matmul(&mut s.out_low, heads, &w.out_a, n_groups, step)?;
+        be.matmul(y, &s.out_low, &w.out_b, step, Count::Rows)
+    })
 }
 
 /// See [`Ops::moe`].

@@ -32,51 +32,62 @@ DEVICE void decode_tile(float (&v)[8], const typename F::Raw& raw, const uint8_t
     }
 }
 
-template <class F>
-DEVICE void embed_chunk(const EmbedArgs& a, uint32_t token, uint32_t chunk, uint32_t t, float* out) {
-    const uint32_t chunks = (a.cols + CHUNK_COLS - 1) / CHUNK_COLS, g = token % 8;
-    const uint8_t* from = a.w + (uint64_t(token / CHUNK_ROWS) * chunks + chunk) * F::CHUNK;
-    typename F::Raw raw;
-    F::load(raw, Near{from}, 4 * g + t);
-    // Rolled: speed is of no account here, the time to compile is.
-#pragma unroll 1
-    for (int i = 0; i < TILES; i++) {
-        float v[8];
-        decode_tile<F>(v, raw, from, i, g, t, token / 8 % 2, a.grid);
-        const uint32_t column = chunk * CHUNK_COLS + 32 * i + 8 * t;
-#pragma unroll 1
-        for (uint32_t w = 0; w < 8 && column + w < a.cols; w++) {
-            for (uint32_t s = 0; s < a.n_streams; s++) out[s * a.cols + column + w] = v[w];
+// Eight values to all streams.
+DEVICE void put_eight(const EmbedArgs& a, const float (&v)[8], uint32_t column, float* out) {
+    for (uint32_t s = 0; s < a.n_streams; s++) {
+        float* to = out + uint64_t(s) * a.cols + column;
+        if (column + 8 <= a.cols && a.cols % 4 == 0) {
+            reinterpret_cast<float4*>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
+            reinterpret_cast<float4*>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
+        } else {
+#pragma unroll
+            for (uint32_t w = 0; w < 8; w++) {
+                if (column + w < a.cols) to[w] = v[w];
+            }
         }
     }
 }
 
-DEVICE void embed_floats(const EmbedArgs& a, uint32_t token, uint32_t first, float* out, uint32_t type) {
-    for (uint32_t k = first; k < min(a.cols, first + 64); k++) {
-        const float v = load_float(a.w, uint64_t(token) * a.cols + k, type);
-        for (uint32_t s = 0; s < a.n_streams; s++) out[s * a.cols + k] = v;
+// Eight columns of tile `tile`, from 8 t on.
+template <class F>
+DEVICE void embed_tile(const EmbedArgs& a, uint32_t token, uint32_t chunk, uint32_t tile, uint32_t t,
+                       float (&v)[8]) {
+    const uint32_t chunks = (a.cols + CHUNK_COLS - 1) / CHUNK_COLS, g = token % 8;
+    const uint8_t* from = a.w + (uint64_t(token / CHUNK_ROWS) * chunks + chunk) * F::CHUNK;
+    typename F::Raw raw;
+    F::load(raw, Near{from}, 4 * g + t);
+    decode_tile<F>(v, raw, from, tile, g, t, token / 8 % 2, a.grid);
+}
+
+DEVICE void embed_floats(const EmbedArgs& a, uint32_t token, uint32_t column, float (&v)[8], uint32_t type) {
+#pragma unroll
+    for (uint32_t w = 0; w < 8; w++) {
+        v[w] = column + w < a.cols ? load_float(a.w, uint64_t(token) * a.cols + column + w, type) : 0.0f;
     }
 }
 
-// A thread decodes a quarter of 256 columns of a row.
-KERNEL(256, embed_rows, EmbedArgs) {
-    const uint32_t chunks = (a.cols + CHUNK_COLS - 1) / CHUNK_COLS;
+// A thread decodes eight columns of a row. The step, where the tokens lie, is there before any kernel.
+KERNEL_EARLY(64, 1, embed_rows, EmbedArgs) {
+    const uint32_t eights = (a.cols + CHUNK_COLS - 1) / CHUNK_COLS * (CHUNK_COLS / 8);
     const uint32_t index = blockIdx.x * blockDim.x + threadIdx.x;
-    const uint32_t row = index / 4 / chunks, chunk = index / 4 % chunks, t = index % 4;
-    if (row >= a.n_rows) return;
-    // A token outside the table cannot come from a checked request; the last row stands for it.
-    const uint32_t token = min(a.tokens[row], a.rows - 1);
-    float* out = a.out + uint64_t(row) * a.n_streams * a.cols;
-    const uint32_t first = chunk * CHUNK_COLS + 64 * t;
-    switch (a.layout) {
-        case LAYOUT_Q8_0: embed_chunk<Q8_0>(a, token, chunk, t, out); break;
-        case LAYOUT_Q2_K: embed_chunk<Q2K>(a, token, chunk, t, out); break;
-        case LAYOUT_Q4_K: embed_chunk<Q4K>(a, token, chunk, t, out); break;
-        case LAYOUT_Q6_K: embed_chunk<Q6K>(a, token, chunk, t, out); break;
-        case LAYOUT_IQ2_XXS: embed_chunk<Iq2Xxs>(a, token, chunk, t, out); break;
-        case LAYOUT_MXFP4: embed_chunk<Mxfp4>(a, token, chunk, t, out); break;
-        case LAYOUT_F32: embed_floats(a, token, first, out, FLOAT_F32); break;
-        case LAYOUT_F16: embed_floats(a, token, first, out, FLOAT_F16); break;
-        default: embed_floats(a, token, first, out, FLOAT_BF16); break;
+    const uint32_t row = index / eights, column = index % eights * 8;
+    const uint32_t chunk = column / CHUNK_COLS, tile = column / 32 % TILES, t = column / 8 % 4;
+    float v[8];
+    if (row < a.n_rows) {
+        // A token outside the table cannot come from a checked request; the last row stands for it.
+        const uint32_t token = min(a.tokens[row], a.rows - 1);
+        switch (a.layout) {
+            case LAYOUT_Q8_0: embed_tile<Q8_0>(a, token, chunk, tile, t, v); break;
+            case LAYOUT_Q2_K: embed_tile<Q2K>(a, token, chunk, tile, t, v); break;
+            case LAYOUT_Q4_K: embed_tile<Q4K>(a, token, chunk, tile, t, v); break;
+            case LAYOUT_Q6_K: embed_tile<Q6K>(a, token, chunk, tile, t, v); break;
+            case LAYOUT_IQ2_XXS: embed_tile<Iq2Xxs>(a, token, chunk, tile, t, v); break;
+            case LAYOUT_MXFP4: embed_tile<Mxfp4>(a, token, chunk, tile, t, v); break;
+            case LAYOUT_F32: embed_floats(a, token, column, v, FLOAT_F32); break;
+            case LAYOUT_F16: embed_floats(a, token, column, v, FLOAT_F16); break;
+            default: embed_floats(a, token, column, v, FLOAT_BF16); break;
+        }
     }
+    await_previous();
+    if (row < a.n_rows) put_eight(a, v, column, a.out + uint64_t(row) * a.n_streams * a.cols);
 }

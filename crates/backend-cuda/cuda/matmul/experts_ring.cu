@@ -46,29 +46,33 @@ struct Places {
 // the shared expert first. Half of the warps take the gate.
 struct UpCursor {
     const UpArgs& a;
-    uint32_t unit, n_units, n_shared, panels, at, slots, bank, pair, panel;
+    Slots m;
+    uint32_t bank, pair, panel, panels, at;
 
-    MEMBER UpCursor(const UpArgs& args) : a(args) {
+    MEMBER UpCursor(const UpArgs& args) : a(args), bank(1), pair(0), panel(blockIdx.x) {
         panels = (a.banks[0].gate.rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-        n_shared = a.banks[1].n_pairs * panels;
-        n_units = n_shared + a.banks[0].n_pairs * panels;
-        enter(blockIdx.x);
+        if (a.banks[1].n_pairs > 0) m.of(matrix());
+        find();
     }
     MEMBER bool is_up() const { return threadIdx.x / 32 >= HALF; }
     MEMBER const Matrix& matrix() const { return is_up() ? a.banks[bank].up : a.banks[bank].gate; }
-    MEMBER void enter(uint32_t next) {
-        unit = next;
-        if (unit >= n_units) return;
-        bank = unit < n_shared ? 1 : 0;
-        const uint32_t in_bank = bank ? unit : unit - n_shared;
-        pair = in_bank / panels;
-        panel = in_bank % panels;
-        slots = slots_of(matrix());
+    MEMBER bool more() const { return pair < a.banks[bank].n_pairs; }
+    MEMBER void find() {
+        while (panel >= panels) panel -= panels, pair++;
+        if (bank == 1 && pair >= a.banks[1].n_pairs) {
+            pair -= a.banks[1].n_pairs;
+            bank = 0;
+            m.of(matrix());
+        }
         at = threadIdx.x / 32 % HALF;
     }
-    // To the next slot of a unit before `end`.
-    MEMBER void settle(uint32_t end) {
-        while (unit < end && at >= slots) enter(unit + gridDim.x);
+    MEMBER void next_unit() {
+        panel += gridDim.x;
+        find();
+    }
+    // To the next slot, of the shared expert alone or of all.
+    MEMBER void settle(bool all) {
+        while (more() && (all || bank == 1) && at >= m.n) next_unit();
     }
 };
 
@@ -82,33 +86,32 @@ DEVICE void experts_up(const UpArgs& a) {
     Ring<DEPTH> ring;
     ring.start(near.slots, near.barriers);
     UpCursor ahead(a), here(a);
-    const auto fill = [&](uint32_t end) {
-        ahead.settle(end);
-        while (!ring.full() && ahead.unit < end) {
-            const Matrix& m = ahead.matrix();
+    const auto fill = [&](bool all) {
+        ahead.settle(all);
+        while (!ring.full() && ahead.more() && (all || ahead.bank == 1)) {
             const Bank& bank = a.banks[ahead.bank];
-            const uint32_t id = ahead.bank ? 0 : near.id(bank.ids, ahead.pair);
-            ring.begin(m, m.w + uint64_t(min(id, bank.n_experts - 1)) * m.expert_bytes, ahead.panel, ahead.at);
+            const uint32_t id = ahead.bank ? 0 : min(near.id(bank.ids, ahead.pair), bank.n_experts - 1);
+            ring.begin(ahead.m, ahead.m.w + id * ahead.matrix().expert_bytes, ahead.panel, ahead.at);
             ahead.at += HALF;
-            ahead.settle(end);
+            ahead.settle(all);
         }
     };
-    fill(ahead.n_shared);
+    fill(false);
     await_previous();
     near.copy_ids(a.banks[0].ids, a.banks[0].n_pairs);
-    fill(ahead.n_units);
-    uint32_t buffer = 0;
-    for (; here.unit < here.n_units; here.enter(here.unit + gridDim.x)) {
+    fill(true);
+    uint32_t buffer = 0, turn = 0;
+    for (; here.more(); here.next_unit()) {
         const Bank& bank = a.banks[here.bank];
-        const uint32_t row = here.pair / bank.used;
+        const uint32_t row = bank.used == 1 ? here.pair : here.pair / bank.used;
         const uint32_t row_bytes = here.is_up() ? bank.up_row_bytes : bank.gate_row_bytes;
         const uint8_t* x = here.is_up() ? bank.up_x : bank.gate_x;
         const Input in = {x + uint64_t(row) * row_bytes, row_bytes, 1};
         float acc[1][4] = {{0, 0, 0, 0}};
-        for (; here.at < here.slots; here.at += HALF) {
+        for (; here.at < here.m.n; here.at += HALF) {
             add_slot<0, LAYOUTS, 1>(acc, ring.front(), here.matrix(), in, here.at, near.levels);
             ring.pop();
-            fill(ahead.n_units);
+            fill(true);
         }
         float* sums = near.sums + buffer * WARPS * CHUNK_ROWS;
         if (lane % 4 == 0) {
@@ -116,17 +119,19 @@ DEVICE void experts_up(const UpArgs& a) {
             sums[warp * CHUNK_ROWS + lane / 4 + 8] = acc[0][2];
         }
         __syncthreads();
-        const uint32_t at = here.panel * CHUNK_ROWS + threadIdx.x;
-        if (threadIdx.x < CHUNK_ROWS && at < bank.gate.rows) {
+        // The warps take turns, and the others go on.
+        const uint32_t at = here.panel * CHUNK_ROWS + lane;
+        if (warp == turn && lane < CHUNK_ROWS && at < bank.gate.rows) {
             float gate = 0, up = 0;
 #pragma unroll
             for (uint32_t w = 0; w < HALF; w++) {
-                gate += sums[w * CHUNK_ROWS + threadIdx.x];
-                up += sums[(HALF + w) * CHUNK_ROWS + threadIdx.x];
+                gate += sums[w * CHUNK_ROWS + lane];
+                up += sums[(HALF + w) * CHUNK_ROWS + lane];
             }
             const float weight = pair_weight(bank, here.pair, here.bank ? 0 : near.id(bank.ids, here.pair));
             bank.out[uint64_t(here.pair) * bank.gate.rows + at] = weight * swiglu_value(gate, up, bank.clamp);
         }
+        turn = (turn + 1) % WARPS;
         buffer ^= 1;
     }
 }
@@ -135,27 +140,47 @@ DEVICE void experts_up(const UpArgs& a) {
 // then those of the row's experts, in their order.
 struct DownCursor {
     const DownArgs& a;
-    uint32_t unit, n_units, panels, shared_slots, slots, all_slots, at;
+    Slots own, common;
+    uint32_t row, panel, panels, all_slots;
+    // The slot among all, the expert of the row that it is of, and which of its slots it is.
+    uint32_t at, term, slot;
 
-    MEMBER DownCursor(const DownArgs& args) : a(args) {
+    MEMBER DownCursor(const DownArgs& args) : a(args), row(0), panel(blockIdx.x) {
         panels = (a.down.rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-        n_units = a.n_rows * panels;
-        shared_slots = a.shared_x ? slots_of(a.shared_down) : 0;
-        slots = slots_of(a.down);
-        all_slots = shared_slots + a.used * slots;
-        enter(blockIdx.x);
+        own.of(a.down);
+        common.n = 0;
+        if (a.shared_x) common.of(a.shared_down);
+        all_slots = common.n + a.used * own.n;
+        find();
     }
-    MEMBER uint32_t row() const { return unit / panels; }
-    MEMBER uint32_t panel() const { return unit % panels; }
-    MEMBER bool shared() const { return at < shared_slots; }
-    MEMBER uint32_t term() const { return (at - shared_slots) / slots; }
-    MEMBER uint32_t slot() const { return shared() ? at : (at - shared_slots) % slots; }
-    MEMBER void enter(uint32_t next) {
-        unit = next;
+    MEMBER bool more() const { return row < a.n_rows; }
+    MEMBER bool shared() const { return at < common.n; }
+    MEMBER void find() {
+        while (panel >= panels) panel -= panels, row++;
         at = threadIdx.x / 32;
+        term = 0;
+        slot = at;
+        if (!shared()) place(at - common.n);
+    }
+    MEMBER void place(uint32_t in_terms) {
+        slot = in_terms;
+        while (slot >= own.n) slot -= own.n, term++;
+    }
+    MEMBER void next_slot() {
+        const bool was_shared = shared();
+        at += WARPS;
+        if (shared()) {
+            slot = at;
+        } else {
+            place(was_shared ? at - common.n : slot + WARPS);
+        }
+    }
+    MEMBER void next_unit() {
+        panel += gridDim.x;
+        find();
     }
     MEMBER void settle() {
-        while (unit < n_units && at >= all_slots) enter(unit + gridDim.x);
+        while (more() && at >= all_slots) next_unit();
     }
 };
 
@@ -164,19 +189,21 @@ template <uint32_t LAYOUTS>
 DEVICE void experts_down(const DownArgs& a) {
     DYNAMIC_SHARED(uint8_t, shared);
     const Places near(shared);
-    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     near.copy_levels(a.grid);
     Ring<DEPTH> ring;
     ring.start(near.slots, near.barriers);
     DownCursor ahead(a), here(a);
     const auto fill = [&](bool known) {
         ahead.settle();
-        while (!ring.full() && ahead.unit < ahead.n_units && (known || ahead.shared())) {
-            const Matrix& m = ahead.shared() ? a.shared_down : a.down;
-            const uint32_t pair = ahead.shared() ? 0 : ahead.row() * a.used + ahead.term();
-            const uint32_t id = ahead.shared() ? 0 : min(near.id(a.ids, pair), a.n_experts - 1);
-            ring.begin(m, m.w + uint64_t(id) * m.expert_bytes, ahead.panel(), ahead.slot());
-            ahead.at += WARPS;
+        while (!ring.full() && ahead.more() && (known || ahead.shared())) {
+            if (ahead.shared()) {
+                ring.begin(ahead.common, ahead.common.w, ahead.panel, ahead.slot);
+            } else {
+                const uint32_t id = min(near.id(a.ids, ahead.row * a.used + ahead.term), a.n_experts - 1);
+                ring.begin(ahead.own, ahead.own.w + id * a.down.expert_bytes, ahead.panel, ahead.slot);
+            }
+            ahead.next_slot();
             ahead.settle();
         }
     };
@@ -184,16 +211,16 @@ DEVICE void experts_down(const DownArgs& a) {
     await_previous();
     near.copy_ids(a.ids, a.n_rows * a.used);
     fill(true);
-    uint32_t buffer = 0;
-    for (; here.unit < here.n_units; here.enter(here.unit + gridDim.x)) {
+    uint32_t buffer = 0, turn = 0;
+    for (; here.more(); here.next_unit()) {
         float* sums = near.sums + buffer * here.all_slots * CHUNK_ROWS;
-        for (; here.at < here.all_slots; here.at += WARPS) {
+        for (; here.at < here.all_slots; here.next_slot()) {
             const bool is_shared = here.shared();
-            const uint32_t pair = is_shared ? here.row() : here.row() * a.used + here.term();
+            const uint32_t pair = is_shared ? here.row : here.row * a.used + here.term;
             const uint32_t row_bytes = is_shared ? a.shared_row_bytes : a.row_bytes;
             const Input in = {(is_shared ? a.shared_x : a.x) + uint64_t(pair) * row_bytes, row_bytes, 1};
             float acc[1][4] = {{0, 0, 0, 0}};
-            add_slot<0, LAYOUTS, 1>(acc, ring.front(), is_shared ? a.shared_down : a.down, in, here.slot(),
+            add_slot<0, LAYOUTS, 1>(acc, ring.front(), is_shared ? a.shared_down : a.down, in, here.slot,
                                     near.levels);
             ring.pop();
             fill(true);
@@ -203,16 +230,18 @@ DEVICE void experts_down(const DownArgs& a) {
             }
         }
         __syncthreads();
-        const uint32_t at = here.panel() * CHUNK_ROWS + threadIdx.x;
-        if (threadIdx.x < CHUNK_ROWS && at < a.down.rows) {
-            float* out = a.out + uint64_t(here.row()) * a.down.rows + at;
+        // The warps take turns, and the others go on.
+        const uint32_t at = here.panel * CHUNK_ROWS + lane;
+        if (warp == turn && lane < CHUNK_ROWS && at < a.down.rows) {
+            float* out = a.out + uint64_t(here.row) * a.down.rows + at;
             float total = a.add ? *out : 0.0f;
-            for (uint32_t s = here.shared_slots; s < here.all_slots; s++) {
-                total += sums[s * CHUNK_ROWS + threadIdx.x];
-            }
-            for (uint32_t s = 0; s < here.shared_slots; s++) total += sums[s * CHUNK_ROWS + threadIdx.x];
+#pragma unroll 8
+            for (uint32_t s = here.common.n; s < here.all_slots; s++) total += sums[s * CHUNK_ROWS + lane];
+#pragma unroll 8
+            for (uint32_t s = 0; s < here.common.n; s++) total += sums[s * CHUNK_ROWS + lane];
             *out = total;
         }
+        turn = (turn + 1) % WARPS;
         buffer ^= 1;
     }
 }

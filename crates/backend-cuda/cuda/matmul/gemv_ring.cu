@@ -9,40 +9,64 @@
 
 #define WARPS 16
 
-// A warp's way through the slots of all units of its block.
+// A warp's way through the slots of all units of its block. What depends on the job alone is worked out
+// when a job is entered.
 struct Cursor {
     const GemvArgs& a;
-    uint32_t unit, job, panel, at, slots;
-    // Whether the warp has a part of the unit.
-    bool busy;
+    uint32_t unit, job, job_end;
+    Slots m;
+    // Panels of a unit, which of them is the warp's, and its first slot there.
+    uint32_t panels, own, first;
+    // Units of a group of rows; where the unit's rows begin and end.
+    uint32_t group_units, group, first_panel, end_row;
+    uint32_t at;
 
-    // Panels of a unit of a job.
-    static MEMBER uint32_t panels_of(uint32_t slots) { return slots < WARPS ? WARPS / slots : 1; }
-
-    MEMBER Cursor(const GemvArgs& args) : a(args) { enter(blockIdx.x); }
+    MEMBER Cursor(const GemvArgs& args) : a(args), unit(blockIdx.x), job(0), job_end(0) {
+        if (more()) find();
+    }
 
     MEMBER bool more() const { return unit < a.n_units; }
 
-    MEMBER void enter(uint32_t next) {
-        const uint32_t warp = threadIdx.x / 32;
-        unit = next;
-        if (!more()) return;
+    MEMBER void enter_job() {
         job = a.job_of(unit);
+        job_end = job + 1 < a.n_jobs ? a.jobs[job + 1].first_unit : a.n_units;
         const GemvJob& j = a.jobs[job];
-        slots = slots_of(j.m);
-        const Unit u = j.unit(unit - j.first_unit, panels_of(slots));
-        const uint32_t own = slots < WARPS ? warp / slots : 0;
-        panel = u.first_panel + own;
-        at = slots < WARPS ? warp % slots : warp;
-        busy = own < panels_of(slots) && panel * CHUNK_ROWS < u.end_row;
+        m.of(j.m);
+        const uint32_t warp = threadIdx.x / 32;
+        panels = m.n < WARPS ? WARPS / m.n : 1;
+        own = m.n < WARPS ? warp / m.n : 0;
+        first = m.n < WARPS ? warp % m.n : warp;
+        // A warp without a part is never inside.
+        if (own >= panels) first = m.n;
+        group_units = (j.group_panels + panels - 1) / panels;
     }
 
+    // Everything of the present unit.
+    MEMBER void find() {
+        if (unit >= job_end) enter_job();
+        const GemvJob& j = a.jobs[job];
+        const uint32_t in_job = unit - j.first_unit;
+        group = j.groups > 1 ? in_job / group_units : 0;
+        const uint32_t group_rows = j.groups > 1 ? j.m.rows / j.groups : j.m.rows;
+        const uint32_t first_row = (j.first_group + group) * group_rows;
+        end_row = first_row + group_rows;
+        first_panel = first_row / CHUNK_ROWS + (in_job - group * group_units) * panels;
+        at = (first_panel + own) * CHUNK_ROWS < end_row ? first : m.n;
+    }
+
+    MEMBER void next_unit() {
+        unit += gridDim.x;
+        if (more()) find();
+    }
+
+    MEMBER uint32_t panel() const { return first_panel + own; }
+
     // Whether the warp has another slot of the unit.
-    MEMBER bool inside() const { return busy && at < slots; }
+    MEMBER bool inside() const { return at < m.n; }
 
     // To the next slot of any unit, for what is fetched ahead.
     MEMBER void settle() {
-        while (more() && !inside()) enter(unit + gridDim.x);
+        while (more() && !inside()) next_unit();
     }
 };
 
@@ -60,25 +84,21 @@ struct Layout {
     };
 };
 
-// The results of a unit: every one is the sum of its warps' parts.
+// The results of a unit, by one warp: every one is the sum of the parts of the warps that had its panel.
 template <int SUMS>
-DEVICE void store_unit(const GemvArgs& a, uint32_t which, const float* sums) {
-    const GemvJob& job = a.jobs[a.job_of(which)];
-    const uint32_t slots = slots_of(job.m), panels = Cursor::panels_of(slots);
-    const uint32_t warps = slots < WARPS ? slots : WARPS;
-    const Unit u = job.unit(which - job.first_unit, panels);
-    // Rows of activations that a panel's sums have places for, and those that are there.
-    const uint32_t per_row = 8, n_rows = a.n_rows;
-    for (uint32_t i = threadIdx.x; i < panels * CHUNK_ROWS * n_rows; i += blockDim.x) {
-        const uint32_t n = i / (panels * CHUNK_ROWS), in_unit = i % (panels * CHUNK_ROWS);
-        const uint32_t panel = in_unit / CHUNK_ROWS;
-        const uint32_t row = (u.first_panel + panel) * CHUNK_ROWS + in_unit % CHUNK_ROWS;
-        if (row < u.first_row || row >= u.end_row) continue;
-        const uint32_t at = n / 8 * 128 + in_unit % CHUNK_ROWS * per_row + n % 8;
-        float sum = 0;
-#pragma unroll 4
-        for (uint32_t w = 0; w < warps; w++) sum += sums[(panel * warps + w) * SUMS + at];
-        job.out[uint64_t(n) * job.out_stride + row] = sum;
+DEVICE void store_unit(const Cursor& c, const float* sums) {
+    const GemvJob& job = c.a.jobs[c.job];
+    const uint32_t warps = c.m.n < WARPS ? c.m.n : WARPS, first_row = c.end_row - job.m.rows / job.groups;
+    for (uint32_t i = threadIdx.x % 32; i < c.panels * CHUNK_ROWS; i += 32) {
+        const uint32_t row = c.first_panel * CHUNK_ROWS + i;
+        if (row < first_row || row >= c.end_row) continue;
+        for (uint32_t n = 0; n < c.a.n_rows; n++) {
+            const float* from = sums + i / CHUNK_ROWS * warps * SUMS + n / 8 * 128 + i % CHUNK_ROWS * 8 + n % 8;
+            float sum = 0;
+#pragma unroll 8
+            for (uint32_t w = 0; w < warps; w++) sum += from[w * SUMS];
+            job.out[uint64_t(n) * job.out_stride + row] = sum;
+        }
     }
 }
 
@@ -100,8 +120,7 @@ DEVICE void gemv_ring(const GemvArgs& a) {
     ahead.settle();
     const auto fill = [&]() {
         while (!ring.full() && ahead.more()) {
-            const Matrix& m = a.jobs[ahead.job].m;
-            ring.begin(m, m.w, ahead.panel, ahead.at);
+            ring.begin(ahead.m, ahead.m.w, ahead.panel(), ahead.at);
             ahead.at += WARPS;
             ahead.settle();
         }
@@ -109,11 +128,10 @@ DEVICE void gemv_ring(const GemvArgs& a) {
     fill();
     await_previous();
     __syncthreads();
-    uint32_t buffer = 0;
-    for (; here.more(); here.enter(here.unit + gridDim.x)) {
+    uint32_t buffer = 0, turn = 0;
+    for (; here.more(); here.next_unit()) {
         const GemvJob& job = a.jobs[here.job];
-        const Unit u = job.unit(here.unit - job.first_unit, Cursor::panels_of(here.slots));
-        const Input in = {job.x + uint64_t(u.group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
+        const Input in = {job.x + uint64_t(here.group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
         float acc[GROUPS][4];
 #pragma unroll
         for (int i = 0; i < GROUPS * 4; i++) acc[i / 4][i % 4] = 0;
@@ -131,7 +149,9 @@ DEVICE void gemv_ring(const GemvArgs& a) {
             sums[i / 4 * 128 + (lane / 4 + i % 4 / 2 * 8) * 8 + row] = acc[i / 4][i % 4];
         }
         __syncthreads();
-        store_unit<L::SUMS>(a, here.unit, all_sums + buffer * WARPS * L::SUMS);
+        // The warps take turns, and the others go on.
+        if (warp == turn) store_unit<L::SUMS>(here, all_sums + buffer * WARPS * L::SUMS);
+        turn = (turn + 1) % WARPS;
         if (L::BUFFERS == 1) {
             __syncthreads();
         } else {
@@ -140,7 +160,9 @@ DEVICE void gemv_ring(const GemvArgs& a) {
     }
 }
 
-// The host knows the shared memory of each. The bits of a row are the same in all.
+// The host knows the shared memory of each. The bits of a row are the same in all. A few bytes spill:
+// spills: ring_q8_0_floats_16
+// spills: ring_q8_0_32
 #define GEMV(name, rows, depth, LAYOUTS) \
     KERNEL_EARLY(32 * WARPS, 1, name##_##rows, GemvArgs) { gemv_ring<rows, depth, LAYOUTS>(a); }
 

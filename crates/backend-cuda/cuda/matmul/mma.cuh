@@ -82,6 +82,21 @@ DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
     __syncwarp();
 }
 
+DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const MmaBox* box = mma_exchange(a, 4, b0, b1);
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t half = i / 2, column = 2 * t + i % 2;
+        for (uint32_t k = 0; k < 16; k++) {
+            const MmaBox &row = box[4 * g + k / 2 % 4], &col = box[4 * column + k / 2 % 4];
+            const int shift = k % 2 * 16;
+            c[i] += half_to_float(uint16_t(row.a[half + k / 8 * 2] >> shift))
+                * half_to_float(uint16_t(col.b[k / 8] >> shift));
+        }
+    }
+    __syncwarp();
+}
+
 #else
 
 // c += a b with int8 operands, k = 32: lane t takes 8 values of k, four bytes in each of two steps.
@@ -120,6 +135,14 @@ DEVICE void mma_s8_k16(int (&c)[4], const uint32_t (&a)[2], uint32_t b) {
 // c += a b with f32 operands of which the upper 19 bits count, k = 8 in two steps of one value.
 DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// c += a b with f16 operands, k = 16: two steps of two values.
+DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

@@ -35,12 +35,6 @@ DEVICE uint32_t chunk_bytes(uint32_t layout) {
     }
 }
 
-// Slots of a panel.
-DEVICE uint32_t slots_of(const Matrix& m) {
-    const uint32_t cols = slot_cols(m.layout);
-    return (m.cols + cols - 1) / cols;
-}
-
 #ifdef KEID_EMULATE
 
 DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t*) {
@@ -90,62 +84,89 @@ DEVICE void barrier_wait(uint64_t*, uint32_t) {}
 
 #endif
 
+// What a warp needs to know of a matrix to fetch its slots, worked out once.
+struct Slots {
+    const uint8_t* w;
+    // Bytes of a panel, of a slot, and of the last slot of a panel; 0 for plain values.
+    uint32_t panel_bytes, slot_bytes, last_bytes;
+    // Slots of a panel; of plain values also their rows and the bytes of a row.
+    uint32_t n, rows, row_bytes;
+
+    MEMBER void of(const Matrix& m) {
+        const uint32_t cols = slot_cols(m.layout);
+        n = (m.cols + cols - 1) / cols;
+        w = m.w;
+        rows = m.rows;
+        if (m.layout >= LAYOUT_F32) {
+            slot_bytes = 0;
+            row_bytes = m.cols * (m.layout == LAYOUT_F32 ? 4 : 2);
+            return;
+        }
+        const uint32_t bytes = chunk_bytes(m.layout), of_slot = cols / CHUNK_COLS, chunks = chunks_of(m.cols);
+        panel_bytes = chunks * bytes;
+        slot_bytes = of_slot * bytes;
+        last_bytes = panel_bytes - (n - 1) * slot_bytes;
+    }
+};
+
 // One warp's ring.
 template <int DEPTH>
 struct Ring {
     uint8_t* slots;
     uint64_t* barriers;
-    // Slots that were begun, and used up.
-    uint32_t begun, used;
+    // Where the next slot goes, and which is the oldest; slots that are on their way or there.
+    uint32_t next, oldest, held, phase;
 
     // `memory` holds the slots of all warps, `marks` their barriers.
     MEMBER void start(uint8_t* memory, uint64_t* marks) {
         const uint32_t warp = threadIdx.x / 32;
         slots = memory + warp * DEPTH * SLOT_BYTES;
         barriers = marks + warp * DEPTH;
-        begun = used = 0;
+        next = oldest = held = phase = 0;
         if (threadIdx.x % 32 == 0) {
             for (int i = 0; i < DEPTH; i++) barrier_start(barriers + i);
         }
         __syncwarp();
     }
 
-    MEMBER bool full() const { return begun - used == DEPTH; }
+    MEMBER bool full() const { return held == DEPTH; }
 
-    // Begins to fill the next slot with slot `at` of a panel.
-    MEMBER void begin(const Matrix& m, const uint8_t* w, uint32_t panel, uint32_t at) {
-        const uint32_t lane = threadIdx.x % 32, place = begun % DEPTH;
-        uint8_t* to = slots + place * SLOT_BYTES;
-        uint64_t* barrier = barriers + place;
-        if (m.layout >= LAYOUT_F32) {
-            const uint64_t row_bytes = uint64_t(m.cols) * (m.layout == LAYOUT_F32 ? 4 : 2);
+    // Begins to fill a slot with slot `at` of a panel; `w` is where the matrix begins.
+    MEMBER void begin(const Slots& m, const uint8_t* w, uint32_t panel, uint32_t at) {
+        const uint32_t lane = threadIdx.x % 32;
+        uint8_t* to = slots + next * SLOT_BYTES;
+        uint64_t* barrier = barriers + next;
+        if (m.slot_bytes == 0) {
             if (lane == 0) barrier_expect(barrier, CHUNK_ROWS * SLOT_ROW);
             __syncwarp();
             if (lane < CHUNK_ROWS) {
                 const uint32_t row = min(panel * CHUNK_ROWS + lane, m.rows - 1);
-                bulk_copy(to + lane * SLOT_STRIDE, w + row * row_bytes + uint64_t(at) * SLOT_ROW, SLOT_ROW,
+                bulk_copy(to + lane * SLOT_STRIDE, w + uint64_t(row) * m.row_bytes + at * SLOT_ROW, SLOT_ROW,
                           barrier);
             }
         } else if (lane == 0) {
-            const uint32_t chunks = chunks_of(m.cols), bytes = chunk_bytes(m.layout);
-            const uint32_t of_slot = slot_cols(m.layout) / CHUNK_COLS, first = at * of_slot;
-            const uint32_t size = min(of_slot, chunks - first) * bytes;
+            const uint32_t size = at + 1 == m.n ? m.last_bytes : m.slot_bytes;
             barrier_expect(barrier, size);
-            bulk_copy(to, w + (uint64_t(panel) * chunks + first) * bytes, size, barrier);
+            bulk_copy(to, w + uint64_t(panel) * m.panel_bytes + at * m.slot_bytes, size, barrier);
         }
-        begun++;
+        next = next + 1 == DEPTH ? 0 : next + 1;
+        held++;
     }
 
     // Waits for the oldest slot.
     MEMBER const uint8_t* front() const {
-        barrier_wait(barriers + used % DEPTH, used / DEPTH % 2);
-        return slots + used % DEPTH * SLOT_BYTES;
+        barrier_wait(barriers + oldest, phase);
+        return slots + oldest * SLOT_BYTES;
     }
 
     // Every lane is done with the oldest slot.
     MEMBER void pop() {
         __syncwarp();
-        used++;
+        held--;
+        if (++oldest == DEPTH) {
+            oldest = 0;
+            phase ^= 1;
+        }
     }
 };
 
@@ -185,6 +206,53 @@ DEVICE void add_slot_floats(float (&acc)[GROUPS][4], const uint8_t* slot, const 
     }
 }
 
+// Two halves side by side: values of a k-step's operand.
+DEVICE uint32_t two_halves(float low, float high) {
+    return uint32_t(float_to_half(low)) | uint32_t(float_to_half(high)) << 16;
+}
+
+// F16 weights are operands as they are. An activation is the sum of two halves, of which the second
+// counts 2^-11; both are small enough for values up to 2^24, and hold 22 bits.
+#define HALF_SCALE 0.00390625f
+#define REST_SCALE 2048.0f
+
+template <int GROUPS>
+DEVICE void add_slot_halves(float (&acc)[GROUPS][4], const uint8_t* slot, const Matrix& m, const Input& in,
+                            uint32_t at) {
+    const uint32_t g = threadIdx.x % 32 / 4, own = 8 * (threadIdx.x % 4);
+    const FloatRows x = {in.x, in.row_bytes, in.n_rows, m.cols, true};
+#pragma unroll
+    for (uint32_t k = 0; k < SLOT_ROW / 2; k += 32) {
+        const uint4 low = load16(slot + g * SLOT_STRIDE + (k + own) * 2);
+        const uint4 high = load16(slot + (g + 8) * SLOT_STRIDE + (k + own) * 2);
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            const uint32_t row = 8 * group + g;
+            if (group > 0 && uint32_t(8 * group) >= in.n_rows) break;
+            float b[8] = {0, 0, 0, 0, 0, 0, 0, 0}, main[4] = {0, 0, 0, 0}, rest[4] = {0, 0, 0, 0};
+            if (row < in.n_rows) load_eight<FLOAT_F32>(b, x, row, at * (SLOT_ROW / 2) + k + own);
+            uint32_t halves[4], rests[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float p = b[2 * i] * HALF_SCALE, q = b[2 * i + 1] * HALF_SCALE;
+                halves[i] = two_halves(p, q);
+                rests[i] = two_halves((p - low_half(halves[i])) * REST_SCALE,
+                                      (q - high_half(halves[i])) * REST_SCALE);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i += 2) {
+                const uint32_t a[4] = {word(low, i), word(high, i), word(low, i + 1), word(high, i + 1)};
+                mma_f16(rest, a, rests[i], rests[i + 1]);
+                mma_f16(main, a, halves[i], halves[i + 1]);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                acc[group][i] += (main[i] + rest[i] * (1.0f / REST_SCALE)) * (1.0f / HALF_SCALE);
+            }
+        }
+    }
+}
+
 // The products of slot `at` of a panel of any layout of a set.
 template <int WIDE, uint32_t LAYOUTS, int GROUPS>
 DEVICE void add_slot(float (&acc)[GROUPS][4], const uint8_t* slot, const Matrix& m, const Input& in, uint32_t at,
@@ -204,7 +272,9 @@ DEVICE void add_slot(float (&acc)[GROUPS][4], const uint8_t* slot, const Matrix&
     BLOCKS(LAYOUT_IQ2_XXS, Iq2Xxs)
     BLOCKS(LAYOUT_MXFP4, Mxfp4)
     FLOATS(LAYOUT_F32, FLOAT_F32)
-    FLOATS(LAYOUT_F16, FLOAT_F16)
+    if constexpr ((LAYOUTS & SET(LAYOUT_F16)) != 0) {
+        if (m.layout == LAYOUT_F16) add_slot_halves<GROUPS>(acc, slot, m, in, at);
+    }
     FLOATS(LAYOUT_BF16, FLOAT_BF16)
 #undef BLOCKS
 #undef FLOATS

@@ -109,8 +109,9 @@ pub(crate) fn embed_rows(
         n_streams: n_streams as u32,
         unused: 0,
     };
-    let threads = n_rows * table.cols().div_ceil(CHUNK_COLS) * 4;
-    gpu.launch(&EMBED, Launch::new(threads.div_ceil(256), 256), &args)
+    // A thread has eight columns.
+    let threads = n_rows * table.cols().div_ceil(CHUNK_COLS) * (CHUNK_COLS / 8);
+    gpu.launch(&EMBED, Launch::new(threads.div_ceil(64), 64), &args)
 }
 
 /// An operation that the kernels cannot do.

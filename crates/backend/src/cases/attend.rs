@@ -56,6 +56,8 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
         rows: 6,
     };
     visitor.visit(&pro);
+    // Few heads leave room for many blocks that share the keys.
+    visitor.visit(&Attend { kind: Hca, heads: 16, history: 400, ..pro });
     // Enough rows for kernels that take many.
     for kind in [SlidingWindow, Csa, Hca] {
         visitor.visit(&Attend { kind, heads: 64, top_k: 40, history: 140, rows: 70, ..pro });

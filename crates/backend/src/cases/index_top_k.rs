@@ -37,6 +37,18 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
         visitor.visit(&many);
         visitor.visit(&IndexTopK { ties: false, ..many });
     }
+    // More scores than a block of a kernel for few rows selects among, and more ties than it holds.
+    let long = IndexTopK {
+        format: Model,
+        heads: 64,
+        dim: 128,
+        top_k: 512,
+        history: 17_000,
+        rows: 2,
+        ties: true,
+    };
+    visitor.visit(&long);
+    visitor.visit(&IndexTopK { ties: false, ..long });
 }
 
 impl Case for IndexTopK {
