@@ -16,8 +16,19 @@
 #define BLOCK_BYTES (TILE * 128)
 #define TILE_BYTES (DIM / 64 * BLOCK_BYTES)
 #define LOG2_E 1.4426950408889634f
+// What results are multiplied with as f16: a turned one can be larger than any value.
+#define HALF_SCALE 0.5f
 // Keys that a warp loads before it decodes the first.
 #define AHEAD 4
+
+// Queries come as they are projected, and results go to f16 rows in slices of heads, turned back (round.cu
+// has the order).
+struct AttendHalvesArgs {
+    AttendArgs attend;
+    uint8_t* out;
+    float* factors;
+    uint32_t rows, slice_heads;
+};
 
 #if WGMMA
 
@@ -26,6 +37,7 @@ struct Shared {
     uint8_t keys[BUFFERS][TILE_BYTES];
     uint8_t weights[BLOCK_BYTES];
     float largest[2][HEADS];
+    float cosines[ROPE_PAIRS], sines[ROPE_PAIRS];
     Barrier full[BUFFERS], empty[BUFFERS], met;
 };
 
@@ -149,6 +161,45 @@ DEVICE void load_queries(const AttendArgs& a, uint32_t r, uint32_t first_head, u
     }
 }
 
+// The same from queries as they are projected: a warp norms and rotates every eighth head.
+DEVICE void load_raw_queries(const AttendArgs& a, uint32_t r, uint32_t first_head, Shared& s) {
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, tail = DIM - 2 * a.rope.n_pairs;
+#pragma unroll 2
+    for (uint32_t head = warp; head < HEADS; head += 8) {
+        const float* q = a.q + (uint64_t(r) * a.n_heads + first_head + head) * DIM + 8 * lane;
+        float v[2][8], sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const float4 x = *reinterpret_cast<const float4*>(q + 256 * j);
+            const float4 y = *reinterpret_cast<const float4*>(q + 256 * j + 4);
+            v[j][0] = x.x, v[j][1] = x.y, v[j][2] = x.z, v[j][3] = x.w;
+            v[j][4] = y.x, v[j][5] = y.y, v[j][6] = y.z, v[j][7] = y.w;
+#pragma unroll
+            for (int i = 0; i < 8; i++) sum += v[j][i] * v[j][i];
+        }
+        const float norm = 1.0f / sqrtf(warp_sum(sum) / float(DIM) + a.eps);
+        const float scale = norm * a.scale * LOG2_E;
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const uint32_t channel = 256 * j + 8 * lane;
+            uint32_t words[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float low = v[j][2 * i] * scale, high = v[j][2 * i + 1] * scale;
+                if (channel >= tail) {
+                    const uint32_t pair = (channel - tail) / 2 + i;
+                    const float old = low;
+                    low = old * s.cosines[pair] - high * s.sines[pair];
+                    high = old * s.sines[pair] + high * s.cosines[pair];
+                }
+                words[i] = float_to_half(low) | uint32_t(float_to_half(high)) << 16;
+            }
+            *reinterpret_cast<uint4*>(s.q + channel / 64 * BLOCK_BYTES + swizzled(head, channel % 64)) =
+                make_uint4(words[0], words[1], words[2], words[3]);
+        }
+    }
+}
+
 DEVICE float over_four(float v, bool sum) {
     const float other = __shfl_xor_sync(FULL_WARP, v, 1);
     v = sum ? v + other : fmaxf(v, other);
@@ -201,16 +252,15 @@ DEVICE void weigh(Running& run, float (&scores)[16], uint32_t left, Shared& s, u
     meet(&s.met, phase, 1, 256);
 }
 
-// The rest of the denominator: the other keys' weights and the sink's.
-DEVICE void finish(const AttendArgs& a, const Running& run, float (&sums)[128], uint32_t r, uint32_t first_head,
-                   Shared& s, uint32_t& phase) {
+// What the sums of rows g and g + 8 are multiplied with: the other keys' weights and the sink's take part.
+DEVICE void last_factors(const AttendArgs& a, const Running& run, uint32_t first_head, Shared& s, uint32_t& phase,
+                         float (&factors)[2]) {
     const uint32_t group = threadIdx.x / 128, t = threadIdx.x % 4;
     const uint32_t head = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
-    float own[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        own[half] = over_four(run.weight[half], true);
-        if (t == 0) s.largest[group][head + 8 * half] = own[half];
+        const float own = over_four(run.weight[half], true);
+        if (t == 0) s.largest[group][head + 8 * half] = own;
     }
     meet(&s.met, phase, 1, 256);
 #pragma unroll
@@ -221,21 +271,75 @@ DEVICE void finish(const AttendArgs& a, const Running& run, float (&sums)[128], 
         const float largest = fmaxf(run.largest[half], sink);
         const float shrink = exp2f(run.largest[half] - largest);
         const float weight = s.largest[0][row] + s.largest[1][row];
-        const float factor = shrink / (weight * shrink + exp2f(sink - largest));
-        float* out = a.out + (uint64_t(r) * a.n_heads + first_head + row) * DIM + group * 256;
+        factors[half] = shrink / (weight * shrink + exp2f(sink - largest));
+    }
+}
+
+DEVICE void store_sums(const AttendArgs& a, const float (&sums)[128], const float (&factors)[2], uint32_t r,
+                       uint32_t first_head) {
+    const uint32_t group = threadIdx.x / 128, t = threadIdx.x % 4;
+    const uint32_t head = first_head + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float* out = a.out + (uint64_t(r) * a.n_heads + head + 8 * half) * DIM + group * 256;
 #pragma unroll
         for (int j = 0; j < 32; j++) {
-            *reinterpret_cast<float2*>(out + 8 * j + 2 * t) =
-                make_float2(sums[4 * j + 2 * half] * factor, sums[4 * j + 2 * half + 1] * factor);
+            *reinterpret_cast<float2*>(out + 8 * j + 2 * t) = make_float2(
+                sums[4 * j + 2 * half] * factors[half], sums[4 * j + 2 * half + 1] * factors[half]);
         }
     }
 }
 
-// Two warpgroups.
-DEVICE void attend_tiles(const AttendArgs& a, uint32_t r, uint32_t first_head, uint32_t total, Shared& s) {
+// Of a tile of 32 channels a lane has columns 2 t and 2 t + 1 of every eight, and stores what lies side by side
+// in the order of f16 rows: those of the even columns, or of the odd ones, of lanes t and its neighbour.
+DEVICE void store_halves(const AttendHalvesArgs& args, const float (&sums)[128], const float (&factors)[2],
+                         uint32_t r, uint32_t first_head, const Shared& s) {
+    const AttendArgs& a = args.attend;
+    const uint32_t group = threadIdx.x / 128, t = threadIdx.x % 4, tail = DIM - 2 * a.rope.n_pairs;
+    const uint32_t own_head = first_head + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const uint32_t head = own_head + 8 * half, slice = head / args.slice_heads;
+        const float factor = factors[half] * HALF_SCALE;
+#pragma unroll
+        for (int tile = 0; tile < 8; tile++) {
+            uint32_t words[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int j = 4 * tile + i;
+                const uint32_t channel = group * 256 + 8 * j + 2 * t;
+                float even = sums[4 * j + 2 * half] * factor, odd = sums[4 * j + 2 * half + 1] * factor;
+                if (channel >= tail) {
+                    // Backwards.
+                    const uint32_t pair = (channel - tail) / 2;
+                    const float old = even;
+                    even = old * s.cosines[pair] + odd * s.sines[pair];
+                    odd = odd * s.cosines[pair] - old * s.sines[pair];
+                }
+                const float other = __shfl_xor_sync(FULL_WARP, t % 2 ? even : odd, 1);
+                const float low = t % 2 ? other : even, high = t % 2 ? odd : other;
+                words[i] = float_to_half(low) | uint32_t(float_to_half(high)) << 16;
+            }
+            const uint32_t column = head % args.slice_heads * DIM + group * 256 + 32 * tile;
+            const uint64_t step = uint64_t(slice) * (args.slice_heads * DIM / 64) + column / 64;
+            uint8_t* to = args.out + (step * args.rows + r / 8 * 8) * 128;
+            *reinterpret_cast<uint4*>(to + swizzled(r % 8, column % 64 + 8 * t)) =
+                make_uint4(words[0], words[1], words[2], words[3]);
+        }
+    }
+}
+
+// Two warpgroups; `halves` is null where queries are finished and results are plain.
+template <bool FUSED>
+DEVICE void attend_tiles(const AttendArgs& a, const AttendHalvesArgs* halves, uint32_t r, uint32_t first_head,
+                         uint32_t total, Shared& s) {
     const uint32_t group = threadIdx.x / 128, tiles = (total + TILE - 1) / TILE;
     uint32_t phase = 0;
-    load_queries(a, r, first_head, s.q);
+    if constexpr (FUSED) {
+        load_raw_queries(a, r, first_head, s);
+    } else {
+        load_queries(a, r, first_head, s.q);
+    }
     written_for_wgmma();
     meet(&s.met, phase, 1, 256);
     Running run = {{-3.0e38f, -3.0e38f}, {0.0f, 0.0f}};
@@ -277,11 +381,18 @@ DEVICE void attend_tiles(const AttendArgs& a, uint32_t r, uint32_t first_head, u
         wgmma_hold(sums);
         if (threadIdx.x % 32 == 0) barrier_arrive(&s.empty[buffer]);
     }
-    finish(a, run, sums, r, first_head, s, phase);
+    float factors[2];
+    last_factors(a, run, first_head, s, phase, factors);
+    if constexpr (FUSED) {
+        store_halves(*halves, sums, factors, r, first_head, s);
+    } else {
+        store_sums(a, sums, factors, r, first_head);
+    }
 }
 
 // grid: (heads / 64, rows).
-DEVICE void attend_row(const AttendArgs& a) {
+template <bool FUSED>
+DEVICE void attend_row(const AttendArgs& a, const AttendHalvesArgs* halves) {
     DYNAMIC_SHARED(uint8_t, bytes);
 #ifdef KEID_EMULATE
     Shared& s = *reinterpret_cast<Shared*>(bytes);
@@ -299,6 +410,16 @@ DEVICE void attend_row(const AttendArgs& a) {
         barrier_init(&s.met, 256);
         barriers_ready();
     }
+    if (FUSED && threadIdx.x < a.rope.n_pairs) {
+        // The rotation of (1, 0).
+        float p = 1.0f, q = 0.0f;
+        rope_pair(a.rope, threadIdx.x, row.pos, p, q);
+        s.cosines[threadIdx.x] = p, s.sines[threadIdx.x] = q;
+    }
+    if (FUSED && threadIdx.x % halves->slice_heads == 0 && threadIdx.x < HEADS) {
+        const uint32_t slice = (first_head + threadIdx.x) / halves->slice_heads;
+        halves->factors[uint64_t(slice) * halves->rows + r] = 1.0f / (HALF_SCALE * GAIN);
+    }
     __syncthreads();
     const uint32_t total = v.n_window + v.n_rows;
     if (threadIdx.x >= 256) {
@@ -307,10 +428,12 @@ DEVICE void attend_row(const AttendArgs& a) {
         decoder.run(s);
     } else {
         registers_more<192>();
-        attend_tiles(a, r, first_head, total, s);
+        attend_tiles<FUSED>(a, halves, r, first_head, total, s);
     }
 }
 
 #endif
 
-KERNEL_OCC(THREADS, 1, attend_wide, AttendArgs) { WGMMA_BODY(attend_row(a);) }
+KERNEL_OCC(THREADS, 1, attend_wide, AttendArgs) { WGMMA_BODY(attend_row<false>(a, nullptr);) }
+
+KERNEL_OCC(THREADS, 1, attend_wide_halves, AttendHalvesArgs) { WGMMA_BODY(attend_row<true>(a.attend, &a);) }

@@ -10,7 +10,7 @@
 
 // As in index_top_k.cu, but for the queries.
 struct IndexArgs {
-    Rope rope;                // unused: queries are rotated
+    Rope rope;                // that queries still lack; of no pairs where they are rotated
     const float* q;
     const float* weights;
     // [tiles of ROWS rows][2 blocks of 64 channels][rows, heads]: 128 bytes; then weights of heads
@@ -49,6 +49,11 @@ KERNEL(32, index_query_wide, IndexArgs) {
     if (visible_rows(a, r) <= a.top_k) return;
     const float* q = a.q + (uint64_t(r) * HEADS + h) * DIM;
     for (uint32_t i = lane; i < DIM; i += 32) head[i] = q[i];
+    __syncwarp();
+    float* tail = head + DIM - 2 * a.rope.n_pairs;
+    for (uint32_t i = lane; i < a.rope.n_pairs; i += 32) {
+        rope_pair(a.rope, i, a.step.row(r).pos, tail[2 * i], tail[2 * i + 1]);
+    }
     hadamard(head, DIM, lane, 32);
     uint32_t e[4], largest = 0;
 #pragma unroll

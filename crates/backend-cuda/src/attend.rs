@@ -10,11 +10,12 @@ use crate::matmul::{CHUNK_COLS, Records};
 use crate::rope_tail::RopeArgs;
 
 const WIDE: Kernel = Kernel::new("attend_wide", "attend_wide");
+const WIDE_HALVES: Kernel = Kernel::new("attend_wide", "attend_wide_halves");
 /// Heads of a block of `attend_wide`, the channels that it takes, its threads and its shared memory.
 const WIDE_HEADS: usize = 64;
 const WIDE_DIM: u32 = 512;
 const WIDE_THREADS: u32 = 384;
-const WIDE_SHARED: usize = (64 * 512 * 2) * 3 + 64 * 128 + 2 * 64 * 4 + 64 + 1024;
+const WIDE_SHARED: usize = (64 * 512 * 2) * 3 + 64 * 128 + 2 * 64 * 4 + 2 * 64 * 4 + 64 + 1024;
 const FEW: Kernel = Kernel::new("attend_few", "attend_few");
 /// Keys that a block of `attend_few` takes at once, the channels of a head, and its shared memory.
 const FEW_KEYS: usize = 32;
@@ -93,6 +94,19 @@ unsafe impl Args for AttendArgs {}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+struct AttendHalvesArgs {
+    attend: AttendArgs,
+    out: DevicePtr,
+    factors: DevicePtr,
+    rows: u32,
+    slice_heads: u32,
+}
+
+// SAFETY: the struct of cuda/attend_wide.cu, without padding.
+unsafe impl Args for AttendHalvesArgs {}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 struct CombineArgs {
     rope: RopeArgs,
     parts: DevicePtr,
@@ -157,6 +171,46 @@ pub(crate) fn attend(
     args.leaves_parts = u32::from(in_parts);
     what.launch(parts, &args)?;
     if in_parts { what.combine(parts, &args, None) } else { Ok(()) }
+}
+
+/// Whether [`attend_halves`] can do it.
+pub(crate) fn can_fuse(
+    parts: &Parts<'_>,
+    kv: &Kv,
+    q: &Act<Buffer>,
+    n_groups: usize,
+    n_rows: usize,
+) -> bool {
+    let format = kv.row_format(Pooled::Attention);
+    let n_heads = q.cols / format.dim as usize;
+    n_heads.is_multiple_of(n_groups)
+        && WIDE_HEADS.is_multiple_of(n_heads / n_groups)
+        && parts.shape.config.rope_dim.is_multiple_of(8)
+        && is_wide(parts, &format, n_heads, n_rows)
+}
+
+/// Queries as they are projected, to f16 rows of every head, turned back, in `n_groups` slices: where they
+/// and their factors go, and for how many rows there is room.
+pub(crate) fn attend_halves(
+    parts: &Parts<'_>,
+    q: &Act<Buffer>,
+    what: &Attention<'_>,
+    rope: RopeArgs,
+    (out, factors, rows): (DevicePtr, DevicePtr, usize),
+    n_groups: usize,
+) -> Result<()> {
+    let mut attend = what.args(parts, q)?;
+    (attend.rope, attend.raw) = (rope, 1);
+    let heads = attend.n_heads as usize;
+    let args = AttendHalvesArgs {
+        attend,
+        out,
+        factors,
+        rows: rows as u32,
+        slice_heads: (heads / n_groups) as u32,
+    };
+    let grid = Launch::grid2(heads / WIDE_HEADS, what.n_rows, WIDE_THREADS);
+    parts.gpu.launch(&WIDE_HALVES, grid.shared(WIDE_SHARED), &args)
 }
 
 /// Queries as they are projected, to the output of every head, turned back; its records are left for

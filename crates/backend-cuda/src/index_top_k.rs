@@ -4,7 +4,7 @@ use backend::{Act, Ids, Pooled, Result, Shape};
 
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::kv::{Kv, PooledRows, RowFormat};
-use crate::rope_tail::{self, RopeArgs};
+use crate::rope_tail::RopeArgs;
 use crate::{FEW_ROWS, Parts};
 
 const QUERY: Kernel = Kernel::new("index_top_k", "index_query");
@@ -157,10 +157,7 @@ pub(crate) fn index_top_k(
     let (work, indexer) = (parts.index, &parts.shape.config.indexer);
     // Few rows would leave most multiprocessors idle.
     if is_wide(parts.gpu, parts.shape) && 4 * n_rows >= parts.gpu.sms() && work.tile >= WIDE_ROWS {
-        if let Some(rope) = rope {
-            rope_tail::rope_tail(parts, q, indexer.head_dim, rope, n_rows)?;
-        }
-        return many(parts, ids, kv, (q, weights), n_rows);
+        return many(parts, ids, kv, (q, weights), rope, n_rows);
     }
     let mut args = args(parts, ids, kv, (q, weights))?;
     args.rope = rope.unwrap_or_else(RopeArgs::none);
@@ -232,10 +229,12 @@ fn many(
     ids: &Ids<Buffer>,
     kv: (&Kv, usize),
     queries: (&Act<Buffer>, &Act<Buffer>),
+    rope: Option<RopeArgs>,
     n_rows: usize,
 ) -> Result<()> {
     let work = parts.index;
-    let index = args(parts, ids, kv, queries)?;
+    let mut index = args(parts, ids, kv, queries)?;
+    index.rope = rope.unwrap_or_else(RopeArgs::none);
     // Whole groups of rows; f16 takes half of the place of the queries, and weights lie behind it.
     let tile = work.tile / WIDE_ROWS * WIDE_ROWS;
     let head_weights = work.rounded.ptr().add(tile * WIDE_HEADS * WIDE_DIM * 2);

@@ -292,7 +292,12 @@ impl Ops for Cuda {
         shape: (usize, usize),
         step: &Step,
     ) -> Result<()> {
-        if step.rows.len() > FEW_ROWS {
+        let sizes = (step.rows.len(), step.spans.len());
+        if sizes.0 > FEW_ROWS {
+            let (at, parts) = ((&*kv, layer), self.parts());
+            if projections::attention(&parts, (y, x), w, at, &work, shape.1, sizes)? {
+                return Ok(());
+            }
             return defaults::attention(self, y, x, w, (kv, layer), work, shape, step);
         }
         Layer { parts: self.parts(), w, kv, layer, step }.run(y, x, &work, shape.1)

@@ -126,8 +126,8 @@ fn quantised_weights_and_rounded_rows_stay_near() {
 }
 
 /// Logits behind a prompt read in chunks of 75 tokens, more than operations for few rows take.
-fn prompt<B: Ops>(be: B, scheme: Scheme, rows: RowFormat) -> Vec<f32> {
-    let (main, config) = main_file(&shape(), scheme);
+fn prompt<B: Ops>(be: B, shape: &oracle::Config, scheme: Scheme, rows: RowFormat) -> Vec<f32> {
+    let (main, config) = main_file(shape, scheme);
     let options = Options { logit_rows: 9, rows, ..Options::single(160, 75) };
     let mut core = Core::open(be, &main, config, None, options).expect("opens");
     let mut logits = Vec::new();
@@ -146,9 +146,10 @@ fn prompts_of_many_rows_stay_near() {
         (Scheme::Q8_0, RowFormat::F32),
         (Scheme::F32, RowFormat::Model),
     ] {
-        let want = prompt(Reference::new(), scheme, rows);
+        let shape = shape();
+        let want = prompt(Reference::new(), &shape, scheme, rows);
         for (arch, be) in [(80, emulator::cuda()), (90, emulator::cuda_90())] {
-            let max = distance(&prompt(be, scheme, rows), &want);
+            let max = distance(&prompt(be, &shape, scheme, rows), &want);
             let spread = (want.iter().map(|v| v * v).sum::<f32>() / want.len() as f32).sqrt();
             println!("sm_{arch} {} {rows:?}: {max} of {spread}", scheme.name());
             let allowed = if scheme == Scheme::F16 { 1e-3 } else { 0.25 * spread };
@@ -159,6 +160,28 @@ fn prompts_of_many_rows_stay_near() {
             );
         }
     }
+}
+
+/// Heads as large as every published model's, for which a prompt's attention is one piece on sm_90.
+#[test]
+fn prompts_of_large_heads_stay_near() {
+    let shape = oracle::Config {
+        heads: 64,
+        head_dim: 512,
+        rope_dim: 64,
+        ratios: vec![4],
+        index_heads: 64,
+        index_dim: 128,
+        // Rows at the threshold of a choice would hide smaller faults.
+        index_top_k: 40,
+        ..shape()
+    };
+    let (scheme, rows) = (Scheme::Q8_0, RowFormat::Model);
+    let want = prompt(Reference::new(), &shape, scheme, rows);
+    let max = distance(&prompt(emulator::cuda_90(), &shape, scheme, rows), &want);
+    let spread = (want.iter().map(|v| v * v).sum::<f32>() / want.len() as f32).sqrt();
+    println!("{max} of {spread}");
+    assert!(max <= 0.25 * spread, "{max}, allowed a quarter of {spread}");
 }
 
 /// Two sequences in one step, and a third that goes on from what the first has saved.

@@ -37,9 +37,9 @@ pub(crate) struct ModelArgs {
     /// Context in tokens, such as 64K [default: 32K, or less if the model or machine has less]
     #[arg(short, long, value_name = "TOKENS", value_parser = values::tokens)]
     pub(crate) ctx: Option<u32>,
-    /// Tokens of a prompt that are read at once
-    #[arg(long, value_name = "N", default_value = "512")]
-    pub(crate) chunk: NonZeroUsize,
+    /// Tokens of a prompt that are read at once [default: 512; on a GPU up to 8192, as memory allows]
+    #[arg(long, value_name = "N")]
+    pub(crate) chunk: Option<NonZeroUsize>,
     /// The prompt format [default: what the file says]
     #[arg(long, value_name = "FORMAT", value_parser = prompt_format)]
     pub(crate) prompt_format: Option<PromptFormat>,
@@ -72,6 +72,10 @@ pub(crate) struct Loaded {
     pub(crate) plan: MemoryPlan,
 }
 
+/// Tokens of a prompt that are read at once unless it is said, and where a GPU's memory decides: larger
+/// chunks let its experts' weights meet more tokens.
+const CHUNK: usize = 512;
+const GPU_CHUNKS: [usize; 4] = [8192, 4096, 2048, 1024];
 /// The context that a conversation gets unless it asks for another.
 const CONTEXT: u32 = 32_768;
 
@@ -123,7 +127,7 @@ impl ModelArgs {
     pub(crate) fn options(&self, config: &Config) -> Options {
         let default = CONTEXT.min(u32::try_from(config.context_max).unwrap_or(u32::MAX));
         let context = self.ctx.unwrap_or(default) as usize;
-        Options::single(context, self.chunk.get())
+        Options::single(context, self.chunk.map_or(CHUNK, NonZeroUsize::get))
     }
 
     /// Loads the weights, if the plan says that they fit.
@@ -139,10 +143,14 @@ impl ModelArgs {
             BackendArg::Cpu => load(self.cpu()?, gguf, config, options, host()),
             BackendArg::Cuda => {
                 let (cuda, budget) = gpu()?;
+                let options = self.roomy(&cuda, gguf, config, options, &budget);
                 load(cuda, gguf, config, options, budget)
             }
             BackendArg::Auto => match self.fitting_gpu(gguf, config, &options) {
-                Ok((cuda, budget)) => load(cuda, gguf, config, options, budget),
+                Ok((cuda, budget)) => {
+                    let options = self.roomy(&cuda, gguf, config, options, &budget);
+                    load(cuda, gguf, config, options, budget)
+                }
                 Err(why) => {
                     tracing::info!("computing on the processor: {why:#}");
                     load(self.cpu()?, gguf, config, options, host())
@@ -155,6 +163,28 @@ impl ModelArgs {
         let threads = self.threads.map(NonZeroUsize::get);
         Cpu::new(PoolOptions { threads, pin: threads.is_none() })
             .context("cannot start the threads")
+    }
+
+    /// The same with the largest chunk that fits, if none was asked for.
+    fn roomy(
+        &self,
+        cuda: &Cuda,
+        gguf: &Gguf,
+        config: &Config,
+        options: Options,
+        budget: &MemoryBudget,
+    ) -> Options {
+        if self.chunk.is_some() {
+            return options;
+        }
+        let with = |rows: usize| Options {
+            step_rows: rows.min(options.context).max(options.step_rows),
+            ..options
+        };
+        let fits = |options: &Options| {
+            refuse_what_does_not_fit(&plan(cuda, gguf, config, options), budget).is_ok()
+        };
+        GPU_CHUNKS.into_iter().map(with).find(fits).unwrap_or(options)
     }
 
     /// The GPU, if there is one and its memory holds the model.
@@ -224,7 +254,6 @@ where
 /// The needs of a model with these weights on the fastest backend of this binary: exact for
 /// `context` tokens, by default all that the model was made for. Only threads are started.
 pub(crate) fn needs(config: &Config, weights: u64, context: Option<u32>) -> anyhow::Result<Needs> {
-    const CHUNK: usize = 512;
     let context = context.map_or(config.context_max, |n| (n as usize).min(config.context_max));
     let options = Options::single(context, CHUNK);
     let cpu =

@@ -21,7 +21,7 @@ pub(crate) use experts::{mixture, routed_experts};
 pub use weights::Matrix;
 use weights::MatrixArgs;
 pub(crate) use weights::matrix_bytes;
-pub(crate) use wide::{Turn, has as has_wide, turned_out};
+pub(crate) use wide::{Turn, halves_of_heads, has as has_wide, out_of_heads, turned_out};
 pub(crate) use workspace::{Records, Workspace};
 
 /// Columns of a chunk (`cuda/matmul/layout.cuh`).

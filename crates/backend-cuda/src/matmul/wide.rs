@@ -3,6 +3,7 @@
 
 use backend::{Act, Result};
 
+use super::CHUNK_COLS;
 use super::experts::{Bank, Rows};
 use super::gemm::Groups;
 use super::round::Values;
@@ -205,7 +206,7 @@ fn kernels(layout: Layout, columns: usize) -> Option<Kernels> {
 
 /// Rows as f16: `[slice][64 columns][row]`; what the rounding took away, if it was asked for.
 #[derive(Clone, Copy)]
-pub(super) struct Halves {
+pub(crate) struct Halves {
     x: DevicePtr,
     rest: DevicePtr,
     factors: DevicePtr,
@@ -213,6 +214,11 @@ pub(super) struct Halves {
 }
 
 impl Halves {
+    /// Where they and their factors lie, and for how many rows there is room.
+    pub(crate) fn place(&self) -> (DevicePtr, DevicePtr, usize) {
+        (self.x, self.factors, self.rows)
+    }
+
     fn step_bytes(&self) -> u64 {
         (self.rows * STEP_BYTES) as u64
     }
@@ -266,40 +272,68 @@ pub(crate) struct Turn {
     pub(crate) head_dim: usize,
 }
 
+/// Where the f16 rows of heads may go for the products that [`out_of_heads`] makes of them.
+pub(crate) fn halves_of_heads(
+    gpu: &Gpu,
+    ws: &Workspace,
+    (a, b): (&Matrix, &Matrix),
+    n_groups: usize,
+    n_rows: usize,
+) -> Option<Halves> {
+    let rows = n_rows.next_multiple_of(WIDE);
+    let chunks = (a.cols().div_ceil(CHUNK_COLS) * n_groups).max(a.rows().div_ceil(CHUNK_COLS));
+    let fits = halves_bytes(n_rows, chunks) <= ws.halves_bytes()
+        && rows * n_groups <= ws.factors_len()
+        && n_rows <= ws.result_rows(a.rows());
+    (fits && can(gpu, a.layout()) && can(gpu, b.layout())).then(|| Halves {
+        x: ws.halves(),
+        rest: DevicePtr::NULL,
+        factors: ws.factors(),
+        rows,
+    })
+}
+
+/// `y = b · (groups of a · x)`.
+pub(crate) fn out_of_heads(
+    gpu: &Gpu,
+    ws: &Workspace,
+    y: &Act<Buffer>,
+    x: &Halves,
+    (a, b): (&Matrix, &Matrix),
+    n_groups: usize,
+    n_rows: usize,
+) -> Result<()> {
+    let low = Values { x: ws.results(), stride: a.rows(), cols: a.rows(), n_slices: 1, n_rows };
+    let groups = Groups { all: n_groups, first: 0, n: n_groups };
+    product(gpu, ws, (x, n_rows), a, (ws.results(), a.rows()), &groups)?;
+    let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
+    launch_halves(gpu, &low, x, pairs, None)?;
+    let whole = Groups { all: 1, first: 0, n: 1 };
+    product(gpu, ws, (x, n_rows), b, (y.buf.ptr(), y.cols), &whole)
+}
+
 /// `y = b · (groups of a · turned heads)`; false where the kernels or the workspace do not suffice.
 pub(crate) fn turned_out(
     gpu: &Gpu,
     ws: &Workspace,
     (y, heads): (&Act<Buffer>, &Act<Buffer>),
-    (a, b): (&Matrix, &Matrix),
+    weights: (&Matrix, &Matrix),
     n_groups: usize,
     turn: &Turn,
     n_rows: usize,
 ) -> Result<bool> {
-    let cols = a.cols();
-    let values =
-        Values { x: heads.buf.ptr(), stride: heads.cols, cols, n_slices: n_groups, n_rows };
-    let low = Values { x: ws.results(), stride: a.rows(), cols: a.rows(), n_slices: 1, n_rows };
-    let rows = n_rows.next_multiple_of(WIDE);
+    let cols = weights.0.cols();
     let whole = turn.head_dim.is_multiple_of(8)
         && turn.rope.dim().is_multiple_of(8)
         && cols.is_multiple_of(turn.head_dim);
-    let fit =
-        halves_bytes(n_rows, values.chunks() * n_groups).max(halves_bytes(n_rows, low.chunks()));
-    let fits = fit <= ws.halves_bytes()
-        && rows * n_groups <= ws.factors_len()
-        && n_rows <= ws.result_rows(a.rows());
-    if !(whole && fits && can(gpu, a.layout()) && can(gpu, b.layout())) {
+    let Some(x) = halves_of_heads(gpu, ws, weights, n_groups, n_rows).filter(|_| whole) else {
         return Ok(false);
-    }
-    let x = Halves { x: ws.halves(), rest: DevicePtr::NULL, factors: ws.factors(), rows };
+    };
+    let (x_values, stride) = (heads.buf.ptr(), heads.cols);
+    let values = Values { x: x_values, stride, cols, n_slices: n_groups, n_rows };
     let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
     launch_halves(gpu, &values, &x, pairs, Some(turn))?;
-    let groups = Groups { all: n_groups, first: 0, n: n_groups };
-    product(gpu, ws, (&x, n_rows), a, (ws.results(), a.rows()), &groups)?;
-    launch_halves(gpu, &low, &x, pairs, None)?;
-    let whole = Groups { all: 1, first: 0, n: 1 };
-    product(gpu, ws, (&x, n_rows), b, (y.buf.ptr(), y.cols), &whole)?;
+    out_of_heads(gpu, ws, y, &x, weights, n_groups, n_rows)?;
     Ok(true)
 }
 

@@ -165,7 +165,7 @@ impl Args {
             backend: self.backend,
             threads,
             ctx: None,
-            chunk: self.chunk,
+            chunk: Some(self.chunk),
             prompt_format: None,
         }
     }

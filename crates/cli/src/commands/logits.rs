@@ -82,7 +82,7 @@ impl Args {
             backend: self.backend,
             threads: self.threads,
             ctx: None,
-            chunk: self.chunk,
+            chunk: Some(self.chunk),
             prompt_format: None,
         };
         let tokens = read_tokens(&self.tokens_file)?;

@@ -50,7 +50,7 @@ fn chat(ctx: u32) -> (Chat, tempfile::TempDir) {
         backend: BackendArg::Cpu,
         threads: NonZeroUsize::new(1),
         ctx: Some(ctx),
-        chunk: NonZeroUsize::new(16).unwrap(),
+        chunk: NonZeroUsize::new(16),
         prompt_format: None,
     };
     let mut chat = Chat::new(args.open().unwrap(), Thinking::Off, None);
