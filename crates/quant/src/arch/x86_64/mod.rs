@@ -1,5 +1,6 @@
 //! AVX2 (with FMA and F16C), and AVX-512 with VNNI.
 
+mod avx512;
 mod float;
 mod formats;
 mod gemm;
@@ -29,6 +30,8 @@ static AVX2: Isa = Isa {
 
 static VNNI: Isa = Isa { name: "avx512-vnni", matmul: matmul_vnni, ..AVX2 };
 
+static VBMI: Isa = Isa { name: "avx512-vbmi", matmul: avx512::matmul, ..AVX2 };
+
 /// The tables that this machine can run, slowest first.
 pub(super) fn available() -> Vec<&'static Isa> {
     let mut tables = Vec::new();
@@ -41,6 +44,9 @@ pub(super) fn available() -> Vec<&'static Isa> {
     let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
     if avx2 && avx512 && is_x86_feature_detected!("avx512vnni") {
         tables.push(&VNNI);
+        if is_x86_feature_detected!("avx512vbmi") {
+            tables.push(&VBMI);
+        }
     }
     tables
 }
