@@ -204,7 +204,7 @@ pub struct WeightedSum<'a> {
 }
 
 /// Weight rows that are unpacked together.
-pub(crate) const PANEL_ROWS: usize = 64;
+pub(crate) const PANEL_ROWS: usize = 128;
 /// Weights of a row that are unpacked together; a multiple of every block length.
 pub(crate) const PANEL_COLS: usize = 1024;
 

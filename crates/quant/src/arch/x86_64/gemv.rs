@@ -158,7 +158,7 @@ pub(super) fn rows_from(w: &Weights<'_>, first: usize) -> [*const u8; ROWS] {
 pub(super) fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usize) {
     let next = w.row(first).as_ptr().wrapping_add(ROWS * w.row_bytes() + offset);
     for line in 0..(ROWS * block_bytes).div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64 * line).cast());
+        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64 * line).cast());
     }
 }
 

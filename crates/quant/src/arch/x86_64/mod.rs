@@ -44,7 +44,7 @@ pub(super) fn available() -> Vec<&'static Isa> {
     let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
     if avx2 && avx512 && is_x86_feature_detected!("avx512vnni") {
         tables.push(&VNNI);
-        if is_x86_feature_detected!("avx512vbmi") {
+        if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("gfni") {
             tables.push(&VBMI);
         }
     }

@@ -39,9 +39,9 @@ pub(super) trait OneRow {
     unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums;
 }
 
-/// All weight rows times the activation rows in use.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+/// All weight rows times the activation rows in use. Never inlined, so that a profile tells formats apart.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) unsafe fn rows<F: OneRow>(
     w: &Weights<'_>,
     acts: &RoundedRows,
@@ -91,7 +91,7 @@ pub(super) unsafe fn rows<F: OneRow>(
 /// Asks for what the next rows hold at `offset`, so that all of them are near when their turn comes.
 /// Requests past the end do nothing.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usize) {
     let next = w.row(first).as_ptr().wrapping_add(ROWS * w.row_bytes() + offset);
     for line in 0..(ROWS * block_bytes).div_ceil(64) {
@@ -100,7 +100,7 @@ fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usiz
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 fn store(acc: __m512, out: &mut Out<'_>, n: usize, first: usize) {
     let mut lanes = [0f32; 16];
     // SAFETY: the array has the vector's 16 floats.

@@ -24,7 +24,7 @@ pub(super) trait Wide: Format {
 
 /// `v >> BY` of every byte, of which `mask` is kept.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 fn shifted<const BY: u32>(v: __m512i, mask: i8) -> __m512i {
     _mm512_and_si512(_mm512_srli_epi16::<BY>(v), _mm512_set1_epi8(mask))
 }
@@ -34,7 +34,7 @@ fn shifted<const BY: u32>(v: __m512i, mask: i8) -> __m512i {
 /// # Safety
 /// They must be readable.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 unsafe fn load(at: *const u8) -> __m512i {
     // SAFETY: promised by the caller.
     unsafe { _mm512_loadu_si512(at.cast()) }
@@ -45,7 +45,7 @@ impl Wide for formats::Q2K {
     const D: [usize; 2] = [80, 82];
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     unsafe fn unpack(block: *const u8) -> [__m512i; 4] {
         // SAFETY: 64 bytes of codes start at byte 16.
         let q = unsafe { load(block.add(16)) };
@@ -58,7 +58,7 @@ impl Wide for formats::Q4K {
     const D: [usize; 2] = [0, 2];
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     unsafe fn unpack(block: *const u8) -> [__m512i; 4] {
         // SAFETY: 128 bytes of codes start at byte 16.
         let (a, b) = unsafe { (load(block.add(16)), load(block.add(80))) };
@@ -71,7 +71,7 @@ impl Wide for formats::Q6K {
     const D: [usize; 2] = [208, 208];
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     unsafe fn unpack(block: *const u8) -> [__m512i; 4] {
         // The two high bits of a half's 128 weights are four to a byte: the first and third part's are
         // wanted in the low half of a vector, the second and fourth one's in the high half.
@@ -101,7 +101,7 @@ impl<F: Wide> OneRow for F {
     const BYTES: usize = <F as Format>::BYTES;
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
         let acts = blocks::<F>(acts, row, at);
         let order = scale_order::<F>();
@@ -141,7 +141,7 @@ impl<F: Wide> OneRow for F {
 /// # Safety
 /// It must lie in the block.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 unsafe fn scales(places: &Places, at: usize) -> __m512 {
     let mut places = *places;
     for place in &mut places {
@@ -153,7 +153,7 @@ unsafe fn scales(places: &Places, at: usize) -> __m512 {
 
 /// Blocks `at` of an activation row.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 fn blocks<F: Wide>(acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> [Block; BLOCKS] {
     let mut blocks = [Block::new::<F>(acts, row, at[0]); BLOCKS];
     for (block, b) in blocks.iter_mut().zip(at).skip(1) {
@@ -172,7 +172,7 @@ struct Block {
 
 impl Block {
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     fn new<F: Wide>(acts: &RoundedRows, row: usize, b: usize) -> Self {
         let codes = &acts.codes(row)[256 * b..][..256];
         let sums = &acts.sums(row)[16 * b..][..16];
@@ -190,7 +190,7 @@ impl Block {
 
 /// For every vector of a block, which of the 16 scales multiplies each pair of products.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 fn scale_order<F: Wide>() -> [__m512i; 4] {
     let order = const {
         let mut order = [[0u16; 32]; 4];
@@ -216,21 +216,22 @@ fn scale_order<F: Wide>() -> [__m512i; 4] {
 /// # Safety
 /// `block` must lead to a block of the format.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 unsafe fn block_sum<F: Wide>(block: *const u8, acts: &Block, order: &[__m512i; 4]) -> __m512i {
     // SAFETY: promised by the caller.
     let (header, weights) = unsafe { (F::header(block), F::unpack(block)) };
     let scales = _mm256_cvtepi8_epi16(header.scales);
-    let mut total = _mm512_setzero_si512();
+    // Two sums: four products in a row would wait for one another.
+    let mut totals = [_mm512_setzero_si512(); 2];
     if F::OFFSET != 0 {
         let excess = _mm256_madd_epi16(scales, acts.sums);
         let excess = _mm256_mullo_epi32(excess, _mm256_set1_epi32(-i32::from(F::OFFSET)));
-        total = _mm512_zextsi256_si512(excess);
+        totals[0] = _mm512_zextsi256_si512(excess);
     }
     for (i, weights) in weights.into_iter().enumerate() {
         let products = _mm512_maddubs_epi16(weights, acts.codes[i]);
         let scales = _mm512_permutexvar_epi16(order[i], _mm512_castsi256_si512(scales));
-        total = _mm512_dpwssd_epi32(total, products, scales);
+        totals[i % 2] = _mm512_dpwssd_epi32(totals[i % 2], products, scales);
     }
-    total
+    _mm512_add_epi32(totals[0], totals[1])
 }

@@ -14,7 +14,7 @@ impl OneRow for Q8_0 {
     const BYTES: usize = 34;
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
         let codes = acts.wide(row);
         let mut acts = [[_mm512_setzero_si512(); 2]; BLOCKS];
@@ -54,7 +54,7 @@ impl OneRow for Mxfp4 {
     const BYTES: usize = 17;
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
         let (codes, sums) = (acts.codes(row), acts.sums(row));
         let (mut near, mut offsets) =
@@ -99,7 +99,7 @@ impl OneRow for Mxfp4 {
 /// # Safety
 /// They must be readable.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 unsafe fn half_ue8m0(places: Places) -> __m512 {
     let mut bytes = _mm_setzero_si128();
     // SAFETY: promised by the caller.

@@ -1,130 +1,154 @@
-//! IQ2_XXS in registers: the codebook's 256 entries of eight magnitudes out of three are 512 bytes as
-//! codes of two bits, which eight registers hold.
+//! IQ2_XXS in registers: the codebook's 256 entries of eight magnitudes out of three are two planes of
+//! bits, 512 bytes, which eight registers hold.
+//!
+//! Two planes of codes and the signs make three bytes for every eight weights; a product of bit matrices
+//! (`vgf2p8affineqb` by the unit matrix) turns the bytes of two such groups into eight bytes of six bits,
+//! which index a table of weights.
 
 use std::arch::x86_64::*;
 
 use super::gemv::{BLOCKS, OneRow, Places, ROWS, Sums};
 use super::lanes::{gather_f16, quad, whole_sums};
 use crate::dot::RoundedRows;
-use crate::grids::{IQ2_XXS, SIGN_MASKS};
+use crate::grids::IQ2_XXS;
 
 /// Distance of the unpacked bytes from the weights.
-const OFFSET: i32 = 43;
+const OFFSET: i16 = 43;
 
-/// Low bytes of the codebook's entries, then high bytes.
-static CODES: [[u8; 256]; 2] = {
-    let mut codes = [[0; 256]; 2];
+/// Bit `i` of an entry's byte is the low, then the high bit of the code of component `i`.
+static PLANES: [[u8; 256]; 2] = {
+    let mut planes = [[0; 256]; 2];
     let mut i = 0;
     while i < 256 * 8 {
         let (entry, component) = (i / 8, i % 8);
-        let code = match (IQ2_XXS[entry] >> (8 * component)) as u8 {
-            8 => 0,
-            25 => 1,
-            _ => 2,
-        };
-        codes[component / 4][entry] |= code << (component % 4 * 2);
+        match (IQ2_XXS[entry] >> (8 * component)) as u8 {
+            8 => {}
+            25 => planes[0][entry] |= 1 << component,
+            _ => planes[1][entry] |= 1 << component,
+        }
         i += 1;
     }
-    codes
+    planes
 };
 
-/// Weights by code (two bits) and sign (the third), [`OFFSET`] above; further bits do not matter.
-static WEIGHTS: [u8; 64] = {
-    let mut weights = [0; 64];
+/// The weight of three bits (low and high bit of the code, sign), [`OFFSET`] above what it is, for indices
+/// that have them from bit `first` on, the first one highest, and whatever they like elsewhere.
+const fn weights(first: usize) -> [u8; 128] {
+    let mut weights = [0; 128];
     let mut i = 0;
-    while i < 64 {
-        let magnitude = [8, 25, 43, 0][i % 4];
-        weights[i] = if i & 4 == 0 { 43 + magnitude } else { 43 - magnitude };
+    while i < 128 {
+        let bits = i >> first & 7;
+        let magnitude = [8, 43, 25, 0][bits >> 1];
+        weights[i] = if bits & 1 == 0 { 43 + magnitude } else { 43 - magnitude };
         i += 1;
     }
     weights
-};
+}
 
-/// A one in every byte.
-const ONES: i64 = 0x0101_0101_0101_0101;
+/// For the first of two groups of eight weights, and for the second.
+static WEIGHTS: [[u8; 128]; 2] = [weights(4), weights(0)];
 
 /// What unpacking takes, in registers as far as there are some.
-pub(super) struct Tables {
+struct Tables {
     low: [__m512i; 4],
     high: [__m512i; 4],
-    parity: [__m512i; 2],
-    weights: __m512i,
+    first: [__m512i; 2],
+    second: __m512i,
 }
 
 impl Tables {
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    pub(super) fn new() -> Self {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+    fn new() -> Self {
         // SAFETY: every offset has 64 bytes behind it.
         unsafe {
-            let (low, high, parity) = (CODES[0].as_ptr(), CODES[1].as_ptr(), SIGN_MASKS.as_ptr());
+            let (low, high) = (PLANES[0].as_ptr(), PLANES[1].as_ptr());
             Self {
                 low: [load(low), load(low.add(64)), load(low.add(128)), load(low.add(192))],
                 high: [load(high), load(high.add(64)), load(high.add(128)), load(high.add(192))],
-                parity: [load(parity), load(parity.add(64))],
-                weights: load(WEIGHTS.as_ptr()),
+                first: [load(WEIGHTS[0].as_ptr()), load(WEIGHTS[0].as_ptr().add(64))],
+                second: load(WEIGHTS[1].as_ptr()),
             }
         }
     }
 
     /// Entries of a table of 256 bytes.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     fn pick(table: &[__m512i; 4], index: __m512i, upper: __mmask64) -> __m512i {
         let low = _mm512_permutex2var_epi8(table[0], index, table[1]);
         let high = _mm512_permutex2var_epi8(table[2], index, table[3]);
         _mm512_mask_blend_epi8(upper, low, high)
     }
 
-    /// Two blocks. Of each: four vectors, whose 64-bit lane `g` of vector `v` has weights
-    /// `32 g + 8 v` to `32 g + 8 v + 7`, [`OFFSET`] above what they are; and the scales of the lanes,
-    /// twice for each.
+    /// Two blocks.
     ///
     /// # Safety
     /// Both places must lead to blocks.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    pub(super) unsafe fn unpack(&self, blocks: [*const u8; 2]) -> [([__m512i; 4], __m512i); 2] {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+    unsafe fn unpack(&self, blocks: [*const u8; 2]) -> [Unpacked; 2] {
         // SAFETY: 64 bytes start at byte 2: eight times four indices and a dword of signs and scale.
         let (a, b) = unsafe { (load(blocks[0].add(2)), load(blocks[1].add(2))) };
         let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+        // Of every 128 bits, half is the first block's: two times 32 weights.
         let index = _mm512_castps_si512(_mm512_shuffle_ps::<0b10_00_10_00>(a, b));
         let rest = _mm512_castps_si512(_mm512_shuffle_ps::<0b11_01_11_01>(a, b));
         let upper = _mm512_movepi8_mask(index);
-        let (low, high) =
-            (Self::pick(&self.low, index, upper), Self::pick(&self.high, index, upper));
-        // Sixteen bits for every index, four indices to a lane.
-        let codes = [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)];
+        let low = Self::pick(&self.low, index, upper);
+        let high = Self::pick(&self.high, index, upper);
         // Seven bits of signs for every index; the eighth makes their number even.
         let sevens = _mm512_set1_epi64(i64::from_le_bytes([0, 7, 14, 21, 32, 39, 46, 53]));
         let sevens = _mm512_multishift_epi64_epi8(sevens, rest);
-        let signs = _mm512_permutex2var_epi8(self.parity[0], sevens, self.parity[1]);
-        let signs = [_mm512_unpacklo_epi32(signs, signs), _mm512_unpackhi_epi32(signs, signs)];
+        let signs = _mm512_gf2p8affine_epi64_epi8::<0>(sevens, _mm512_set1_epi64(EVEN));
         let scales = _mm512_or_si512(_mm512_srli_epi32::<27>(rest), _mm512_set1_epi32(1));
-        let scales = [_mm512_unpacklo_epi32(scales, scales), _mm512_unpackhi_epi32(scales, scales)];
-        let mut weights = [[_mm512_setzero_si512(); 4]; 2];
-        for (i, weights) in weights.iter_mut().enumerate() {
-            for (v, weights) in weights.iter_mut().enumerate() {
-                *weights = self.weights(codes[i], signs[i], v as i64);
-            }
-        }
-        [(weights[0], scales[0]), (weights[1], scales[1])]
+        // A dword for every eight weights: something, both planes, signs.
+        let (front, back) = (_mm512_unpacklo_epi8(low, low), _mm512_unpacklo_epi8(high, signs));
+        let first = Unpacked {
+            weights: self.weights(front, back),
+            scales: [
+                _mm512_shuffle_epi32::<0b00_00_00_00>(scales),
+                _mm512_shuffle_epi32::<0b01_01_01_01>(scales),
+            ],
+        };
+        let (front, back) = (_mm512_unpackhi_epi8(low, low), _mm512_unpackhi_epi8(high, signs));
+        let second = Unpacked {
+            weights: self.weights(front, back),
+            scales: [
+                _mm512_shuffle_epi32::<0b10_10_10_10>(scales),
+                _mm512_shuffle_epi32::<0b11_11_11_11>(scales),
+            ],
+        };
+        [first, second]
     }
 
-    /// Eight weights from the `v`-th code and sign byte of every lane.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    fn weights(&self, codes: __m512i, signs: __m512i, v: i64) -> __m512i {
-        // Byte `i` begins with bit `16 v + 2 i` of the codes and has bit `8 v + i` of the signs at its
-        // third place.
-        let code_bits = 0x0E0C_0A08_0604_0200 + 16 * v * ONES;
-        let sign_bits = (0x0706_0504_0302_0100 + (8 * v + 62) * ONES) & 0x3F * ONES;
-        let codes = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(code_bits), codes);
-        let signs = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(sign_bits), signs);
-        // Two bits of the codes, all others of the signs.
-        let joined = _mm512_ternarylogic_epi64::<0xCA>(_mm512_set1_epi8(3), codes, signs);
-        _mm512_permutexvar_epi8(joined, self.weights)
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+    fn weights(&self, front: __m512i, back: __m512i) -> [[__m512i; 2]; 2] {
+        let groups = [_mm512_unpacklo_epi16(front, back), _mm512_unpackhi_epi16(front, back)];
+        let mut weights = [[groups[0]; 2]; 2];
+        for i in 0..2 {
+            // Byte `j` of a lane gets bit `j` of each of its bytes, the first one's highest.
+            let unit = _mm512_set1_epi64(0x8040_2010_0804_0201_u64 as i64);
+            let codes = _mm512_gf2p8affine_epi64_epi8::<0>(unit, groups[i]);
+            weights[i] = [
+                _mm512_permutex2var_epi8(self.first[0], codes, self.first[1]),
+                _mm512_permutexvar_epi8(codes, self.second),
+            ];
+        }
+        weights
     }
+}
+
+/// As a matrix of bits: leaves the lower seven bits of a byte as they are, and makes the highest their parity.
+const EVEN: i64 = 0x0102_0408_1020_407F;
+
+/// A block. Its 32 groups of eight weights are numbered in order; 128-bit lane `l` of
+/// `weights[i][j]` has groups `8 l + 4 i + j` and `8 l + 4 i + j + 2`, [`OFFSET`] above what they are.
+struct Unpacked {
+    weights: [[__m512i; 2]; 2],
+    /// The scale of everything in the lanes of `weights[i]`.
+    scales: [__m512i; 2],
 }
 
 pub(super) struct Iq2Xxs;
@@ -134,30 +158,23 @@ impl OneRow for Iq2Xxs {
     const BYTES: usize = 66;
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
         let tables = Tables::new();
-        let mut near = [Block::new(acts, row, at[0]); BLOCKS];
-        for (block, b) in near.iter_mut().zip(at).skip(1) {
-            *block = Block::new(acts, row, b);
-        }
         let mut quads = [_mm512_setzero_si512(); 4];
-        for (i, sum) in quads.iter_mut().enumerate() {
-            let mut products = [_mm512_setzero_si512(); 4];
-            for pair in 0..2 {
-                let place = 4 * i + 2 * pair;
-                let acts = &near[place / ROWS];
-                // SAFETY: the caller's blocks.
-                let blocks = unsafe { tables.unpack([places[place], places[place + 1]]) };
-                for (j, (weights, scales)) in blocks.into_iter().enumerate() {
-                    let mut total = acts.offsets;
-                    for v in 0..4 {
-                        total = _mm512_dpbusd_epi32(total, weights[v], acts.codes[v]);
-                    }
-                    products[2 * pair + j] = _mm512_mullo_epi32(total, scales);
+        for (j, b) in at.into_iter().enumerate() {
+            let acts = Block::new(acts, row, b);
+            for i in 0..ROWS / 4 {
+                let mut products = [_mm512_setzero_si512(); 4];
+                for pair in 0..2 {
+                    let place = j * ROWS + 4 * i + 2 * pair;
+                    // SAFETY: the caller's blocks.
+                    let [a, b] = unsafe { tables.unpack([places[place], places[place + 1]]) };
+                    products[2 * pair] = acts.products(&a);
+                    products[2 * pair + 1] = acts.products(&b);
                 }
+                quads[j * ROWS / 4 + i] = quad(products);
             }
-            *sum = quad(products);
         }
         // SAFETY: a block starts with its scale. Grid values are eight times the weights'.
         let d = unsafe { gather_f16(*places) };
@@ -171,23 +188,22 @@ impl OneRow for Iq2Xxs {
 /// # Safety
 /// They must be readable.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 unsafe fn load(at: *const u8) -> __m512i {
     // SAFETY: promised by the caller.
     unsafe { _mm512_loadu_si512(at.cast()) }
 }
 
-/// One block of activations, in the order of [`Tables::unpack`].
-#[derive(Clone, Copy)]
+/// One block of activations, in the order of [`Unpacked`].
 struct Block {
-    codes: [__m512i; 4],
-    /// What takes the offset out of the products of every lane.
-    offsets: __m512i,
+    codes: [[__m512i; 2]; 2],
+    /// What takes the offset out of the products, in one dword of every lane.
+    offsets: [__m512i; 2],
 }
 
 impl Block {
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     fn new(acts: &RoundedRows, row: usize, b: usize) -> Self {
         let codes = &acts.codes(row)[256 * b..][..256];
         let sums = &acts.sums(row)[16 * b..][..16];
@@ -197,17 +213,38 @@ impl Block {
             let quarters = [load(at), load(at.add(64)), load(at.add(128)), load(at.add(192))];
             (quarters, _mm256_loadu_si256(sums.as_ptr().cast()))
         };
-        // Lanes `v`, `v + 4`, `v + 8`, …: of each pair of vectors first, then of all.
-        let mut codes = [_mm512_setzero_si512(); 4];
-        for v in 0..2 {
-            let first = _mm512_set1_epi64(2 * v as i64);
-            let order = _mm512_add_epi64(_mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13), first);
+        let mut codes = [[quarters[0]; 2]; 2];
+        for i in 0..2 {
+            // Both vectors' lanes from two quarters, then from the other two.
+            let first = _mm512_set1_epi64(4 * i as i64);
+            let order = _mm512_add_epi64(_mm512_setr_epi64(0, 2, 8, 10, 1, 3, 9, 11), first);
             let low = _mm512_permutex2var_epi64(quarters[0], order, quarters[1]);
             let high = _mm512_permutex2var_epi64(quarters[2], order, quarters[3]);
-            codes[2 * v] = _mm512_shuffle_i64x2::<0b01_00_01_00>(low, high);
-            codes[2 * v + 1] = _mm512_shuffle_i64x2::<0b11_10_11_10>(low, high);
+            codes[i] = [
+                _mm512_shuffle_i64x2::<0b01_00_01_00>(low, high),
+                _mm512_shuffle_i64x2::<0b11_10_11_10>(low, high),
+            ];
         }
-        let sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(-(OFFSET as i16)));
-        Self { codes, offsets: _mm512_cvtepu32_epi64(sums) }
+        // A dword for every 32 weights, then one in every 64-bit lane.
+        let sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(-OFFSET));
+        let sums = _mm512_cvtepu32_epi64(sums);
+        let offsets =
+            [_mm512_maskz_mov_epi64(0b0101_0101, sums), _mm512_maskz_mov_epi64(0b1010_1010, sums)];
+        Self { codes, offsets }
+    }
+
+    /// Scaled products of one block, still to be added over the lanes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+    fn products(&self, block: &Unpacked) -> __m512i {
+        let mut totals = self.offsets;
+        for i in 0..2 {
+            for j in 0..2 {
+                totals[i] =
+                    _mm512_dpbusd_epi32(totals[i], block.weights[i][j], self.codes[i][j]);
+            }
+            totals[i] = _mm512_mullo_epi32(totals[i], block.scales[i]);
+        }
+        _mm512_add_epi32(totals[0], totals[1])
     }
 }

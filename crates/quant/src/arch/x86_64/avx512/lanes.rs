@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 /// Four vectors into one: lane `i` of every 128 bits holds what the same bits of `v[i]` add up to.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) fn quad(v: [__m512i; 4]) -> __m512i {
     let low =
         _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
@@ -15,14 +15,14 @@ pub(super) fn quad(v: [__m512i; 4]) -> __m512i {
 
 /// Sums of 16 whole vectors, four to a [`quad`], in order.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) fn whole_sums(quads: [__m512i; 4]) -> __m512i {
     half_sums([fold(quads[0], quads[1]), fold(quads[2], quads[3])])
 }
 
 /// The upper half of both vectors added to the lower one.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 fn fold(a: __m512i, b: __m512i) -> __m512i {
     _mm512_add_epi32(
         _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
@@ -33,7 +33,7 @@ fn fold(a: __m512i, b: __m512i) -> __m512i {
 /// Sums of 16 halves of vectors, four vectors to a [`quad`]: the low halves of the first four, their
 /// high halves, the low ones of the other four, their high ones.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) fn half_sums([a, b]: [__m512i; 2]) -> __m512i {
     _mm512_add_epi32(
         _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
@@ -43,7 +43,7 @@ pub(super) fn half_sums([a, b]: [__m512i; 2]) -> __m512i {
 
 /// The lanes from `first` on, a multiple of four, in front.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) fn from_lane(v: __m512, first: usize) -> __m512 {
     match first {
         0 => v,
@@ -58,7 +58,7 @@ pub(super) fn from_lane(v: __m512, first: usize) -> __m512 {
 /// # Safety
 /// Each pointer must lead to two readable bytes.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) unsafe fn gather_f16(at: [*const u8; 16]) -> __m512 {
     // SAFETY: promised by the caller.
     let low = unsafe { eight_words([at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]]) };
@@ -68,7 +68,7 @@ pub(super) unsafe fn gather_f16(at: [*const u8; 16]) -> __m512 {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 unsafe fn eight_words(at: [*const u8; 8]) -> __m128i {
     // SAFETY: two readable bytes each, by the caller's promise.
     unsafe {
@@ -96,7 +96,7 @@ unsafe fn word(at: *const u8) -> i16 {
 /// # Safety
 /// They must be readable.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) unsafe fn both(low: *const u8, high: *const u8) -> __m512i {
     // SAFETY: promised by the caller.
     unsafe {

@@ -11,7 +11,7 @@ use super::{GEMM_ROWS, matmul_vnni};
 use crate::TensorType;
 use crate::dot::{Acts, Out, Scratch, Weights};
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) unsafe fn matmul(
     w: &Weights<'_>,
     acts: &Acts<'_>,
