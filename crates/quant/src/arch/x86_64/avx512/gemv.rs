@@ -14,7 +14,19 @@ pub(super) const ROWS: usize = 8;
 pub(super) const BLOCKS: usize = 16 / ROWS;
 
 /// Places of 16 stored blocks: [`ROWS`] rows of one block, then of the next.
-pub(super) type Places = [*const u8; 16];
+pub(super) struct Places<'a> {
+    rows: &'a [*const u8; ROWS],
+    /// Distance of each block from the start of its row.
+    skip: [usize; BLOCKS],
+}
+
+impl Places<'_> {
+    /// Place `i`. Computed each time: a list of all 16 would be read from memory before it is written.
+    #[inline]
+    pub(super) fn at(&self, i: usize) -> *const u8 {
+        self.rows[i % ROWS].wrapping_add(self.skip[i / ROWS])
+    }
+}
 
 /// What 16 pairs of row and block come to, a lane each.
 pub(super) struct Sums {
@@ -36,7 +48,7 @@ pub(super) trait OneRow {
     /// # Safety
     /// Every place must lead to a block of this format, and `acts` must have the activation blocks
     /// `at[..]` of row `row`, one for every `ROWS` places.
-    unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums;
+    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums;
 }
 
 /// All weight rows times the activation rows in use. Never inlined, so that a profile tells formats apart.
@@ -62,13 +74,12 @@ pub(super) unsafe fn rows<F: OneRow>(
             for b in (0..n_blocks).step_by(BLOCKS) {
                 prefetch_next(w, first, b * ROWS * F::BYTES, BLOCKS * F::BYTES);
                 // So does the last block.
-                let (mut at, mut places) = ([b; BLOCKS], [rows[0]; 16]);
-                for (j, at) in at.iter_mut().enumerate() {
-                    *at = (b + j).min(n_blocks - 1);
+                let (mut at, mut skip) = ([b; BLOCKS], [0; BLOCKS]);
+                for j in 0..BLOCKS {
+                    at[j] = (b + j).min(n_blocks - 1);
+                    skip[j] = at[j] * F::BYTES;
                 }
-                for (i, place) in places.iter_mut().enumerate() {
-                    *place = rows[i % ROWS].wrapping_add(at[i / ROWS] * F::BYTES);
-                }
+                let places = Places { rows: &rows, skip };
                 // SAFETY: `w` has `n_blocks` blocks of this format in every row, `acts` as many.
                 let sums = unsafe { F::sums(&places, acts, row, at) };
                 let total = _mm512_cvtepi32_ps(sums.total);

@@ -102,7 +102,7 @@ impl<F: Wide> OneRow for F {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
+    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
         let acts = blocks::<F>(acts, row, at);
         let order = scale_order::<F>();
         let mut quads = [_mm512_setzero_si512(); 4];
@@ -111,13 +111,13 @@ impl<F: Wide> OneRow for F {
             for (j, products) in products.iter_mut().enumerate() {
                 let place = 4 * i + j;
                 // SAFETY: the caller's block.
-                *products = unsafe { block_sum::<F>(places[place], &acts[place / ROWS], &order) };
+                *products = unsafe { block_sum::<F>(places.at(place), &acts[place / ROWS], &order) };
             }
             *sum = quad(products);
         }
         let total = whole_sums(quads);
         // SAFETY: the scales lie in the caller's blocks.
-        let (d, dmin) = unsafe { (scales(places, F::D[0]), scales(places, F::D[1])) };
+        let (d, dmin) = unsafe { (gather_f16(places, F::D[0]), gather_f16(places, F::D[1])) };
         if !F::MINS {
             return Sums { total, d, mins: None };
         }
@@ -126,7 +126,7 @@ impl<F: Wide> OneRow for F {
             let place = i / 4 * 8 + i % 4;
             // SAFETY: the caller's blocks.
             let (low, high) =
-                unsafe { (F::header(places[place]).mins, F::header(places[place + 4]).mins) };
+                unsafe { (F::header(places.at(place)).mins, F::header(places.at(place + 4)).mins) };
             let mins = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
             let sums = _mm512_broadcast_i64x4(acts[place / ROWS].sums);
             products[i / 4][i % 4] = _mm512_madd_epi16(_mm512_cvtepu8_epi16(mins), sums);
@@ -134,21 +134,6 @@ impl<F: Wide> OneRow for F {
         let mins = half_sums([quad(products[0]), quad(products[1])]);
         Sums { total, d, mins: Some((mins, dmin)) }
     }
-}
-
-/// The number that lies `at` bytes into every block.
-///
-/// # Safety
-/// It must lie in the block.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-unsafe fn scales(places: &Places, at: usize) -> __m512 {
-    let mut places = *places;
-    for place in &mut places {
-        *place = place.wrapping_add(at);
-    }
-    // SAFETY: promised by the caller.
-    unsafe { gather_f16(places) }
 }
 
 /// Blocks `at` of an activation row.

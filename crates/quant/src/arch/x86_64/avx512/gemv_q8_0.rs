@@ -15,7 +15,7 @@ impl OneRow for Q8_0 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
+    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
         let codes = acts.wide(row);
         let mut acts = [[_mm512_setzero_si512(); 2]; BLOCKS];
         for (acts, b) in acts.iter_mut().zip(at) {
@@ -33,7 +33,7 @@ impl OneRow for Q8_0 {
         for i in 0..8 {
             let place = i / 4 * 8 + i % 4;
             // SAFETY: a block is two bytes of scale and 32 weights.
-            let bytes = unsafe { both(places[place].add(2), places[place + 4].add(2)) };
+            let bytes = unsafe { both(places.at(place).add(2), places.at(place + 4).add(2)) };
             let [even, odd] = acts[place / ROWS];
             let evens = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(bytes));
             let total = _mm512_madd_epi16(evens, even);
@@ -42,7 +42,7 @@ impl OneRow for Q8_0 {
         }
         let quads = [quad(products[0]), quad(products[1])];
         // SAFETY: a block starts with its scale.
-        Sums { total: half_sums(quads), d: unsafe { gather_f16(*places) }, mins: None }
+        Sums { total: half_sums(quads), d: unsafe { gather_f16(places, 0) }, mins: None }
     }
 }
 
@@ -55,7 +55,7 @@ impl OneRow for Mxfp4 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
+    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
         let (codes, sums) = (acts.codes(row), acts.sums(row));
         let (mut near, mut offsets) =
             ([_mm512_setzero_si512(); BLOCKS], [_mm512_setzero_si512(); BLOCKS]);
@@ -76,8 +76,8 @@ impl OneRow for Mxfp4 {
             let place = i / 4 * 8 + i % 4;
             // SAFETY: a block is a byte of scale and 16 bytes of codes.
             let (low, high) = unsafe {
-                let low = _mm_loadu_si128(places[place].add(1).cast());
-                (low, _mm_loadu_si128(places[place + 4].add(1).cast()))
+                let low = _mm_loadu_si128(places.at(place).add(1).cast());
+                (low, _mm_loadu_si128(places.at(place + 4).add(1).cast()))
             };
             let bytes = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
             let order = _mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3);
@@ -90,7 +90,7 @@ impl OneRow for Mxfp4 {
         }
         let quads = [quad(products[0]), quad(products[1])];
         // SAFETY: a block starts with its scale.
-        Sums { total: half_sums(quads), d: unsafe { half_ue8m0(*places) }, mins: None }
+        Sums { total: half_sums(quads), d: unsafe { half_ue8m0(places) }, mins: None }
     }
 }
 
@@ -100,27 +100,26 @@ impl OneRow for Mxfp4 {
 /// They must be readable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-unsafe fn half_ue8m0(places: Places) -> __m512 {
+unsafe fn half_ue8m0(places: &Places<'_>) -> __m512 {
     let mut bytes = _mm_setzero_si128();
     // SAFETY: promised by the caller.
     unsafe {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = places;
-        bytes = _mm_insert_epi8::<0>(bytes, i32::from(*a));
-        bytes = _mm_insert_epi8::<1>(bytes, i32::from(*b));
-        bytes = _mm_insert_epi8::<2>(bytes, i32::from(*c));
-        bytes = _mm_insert_epi8::<3>(bytes, i32::from(*d));
-        bytes = _mm_insert_epi8::<4>(bytes, i32::from(*e));
-        bytes = _mm_insert_epi8::<5>(bytes, i32::from(*f));
-        bytes = _mm_insert_epi8::<6>(bytes, i32::from(*g));
-        bytes = _mm_insert_epi8::<7>(bytes, i32::from(*h));
-        bytes = _mm_insert_epi8::<8>(bytes, i32::from(*i));
-        bytes = _mm_insert_epi8::<9>(bytes, i32::from(*j));
-        bytes = _mm_insert_epi8::<10>(bytes, i32::from(*k));
-        bytes = _mm_insert_epi8::<11>(bytes, i32::from(*l));
-        bytes = _mm_insert_epi8::<12>(bytes, i32::from(*m));
-        bytes = _mm_insert_epi8::<13>(bytes, i32::from(*n));
-        bytes = _mm_insert_epi8::<14>(bytes, i32::from(*o));
-        bytes = _mm_insert_epi8::<15>(bytes, i32::from(*p));
+        bytes = _mm_insert_epi8::<0>(bytes, i32::from(*places.at(0)));
+        bytes = _mm_insert_epi8::<1>(bytes, i32::from(*places.at(1)));
+        bytes = _mm_insert_epi8::<2>(bytes, i32::from(*places.at(2)));
+        bytes = _mm_insert_epi8::<3>(bytes, i32::from(*places.at(3)));
+        bytes = _mm_insert_epi8::<4>(bytes, i32::from(*places.at(4)));
+        bytes = _mm_insert_epi8::<5>(bytes, i32::from(*places.at(5)));
+        bytes = _mm_insert_epi8::<6>(bytes, i32::from(*places.at(6)));
+        bytes = _mm_insert_epi8::<7>(bytes, i32::from(*places.at(7)));
+        bytes = _mm_insert_epi8::<8>(bytes, i32::from(*places.at(8)));
+        bytes = _mm_insert_epi8::<9>(bytes, i32::from(*places.at(9)));
+        bytes = _mm_insert_epi8::<10>(bytes, i32::from(*places.at(10)));
+        bytes = _mm_insert_epi8::<11>(bytes, i32::from(*places.at(11)));
+        bytes = _mm_insert_epi8::<12>(bytes, i32::from(*places.at(12)));
+        bytes = _mm_insert_epi8::<13>(bytes, i32::from(*places.at(13)));
+        bytes = _mm_insert_epi8::<14>(bytes, i32::from(*places.at(14)));
+        bytes = _mm_insert_epi8::<15>(bytes, i32::from(*places.at(15)));
     }
     let e = _mm512_cvtepu8_epi32(bytes);
     let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));

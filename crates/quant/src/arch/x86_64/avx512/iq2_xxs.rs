@@ -159,7 +159,7 @@ impl OneRow for Iq2Xxs {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(places: &Places, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
+    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
         let tables = Tables::new();
         let mut quads = [_mm512_setzero_si512(); 4];
         for (j, b) in at.into_iter().enumerate() {
@@ -169,7 +169,7 @@ impl OneRow for Iq2Xxs {
                 for pair in 0..2 {
                     let place = j * ROWS + 4 * i + 2 * pair;
                     // SAFETY: the caller's blocks.
-                    let [a, b] = unsafe { tables.unpack([places[place], places[place + 1]]) };
+                    let [a, b] = unsafe { tables.unpack([places.at(place), places.at(place + 1)]) };
                     products[2 * pair] = acts.products(&a);
                     products[2 * pair + 1] = acts.products(&b);
                 }
@@ -177,7 +177,7 @@ impl OneRow for Iq2Xxs {
             }
         }
         // SAFETY: a block starts with its scale. Grid values are eight times the weights'.
-        let d = unsafe { gather_f16(*places) };
+        let d = unsafe { gather_f16(places, 0) };
         let d = _mm512_mul_ps(d, _mm512_set1_ps(0.125));
         Sums { total: whole_sums(quads), d, mins: None }
     }

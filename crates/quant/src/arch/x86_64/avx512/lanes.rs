@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use super::gemv::Places;
+
 /// Four vectors into one: lane `i` of every 128 bits holds what the same bits of `v[i]` add up to.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
@@ -53,34 +55,32 @@ pub(super) fn from_lane(v: __m512, first: usize) -> __m512 {
     }
 }
 
-/// Sixteen half-precision numbers, one at each pointer.
+/// Sixteen half-precision numbers, one in each block, `skip` bytes after its start.
 ///
 /// # Safety
-/// Each pointer must lead to two readable bytes.
+/// There must be two readable bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-pub(super) unsafe fn gather_f16(at: [*const u8; 16]) -> __m512 {
+pub(super) unsafe fn gather_f16(places: &Places<'_>, skip: usize) -> __m512 {
     // SAFETY: promised by the caller.
-    let low = unsafe { eight_words([at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]]) };
-    // SAFETY: as above.
-    let high = unsafe { eight_words([at[8], at[9], at[10], at[11], at[12], at[13], at[14], at[15]]) };
+    let (low, high) = unsafe { (eight_words(places, 0, skip), eight_words(places, 8, skip)) };
     _mm512_cvtph_ps(_mm256_set_m128i(high, low))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-unsafe fn eight_words(at: [*const u8; 8]) -> __m128i {
-    // SAFETY: two readable bytes each, by the caller's promise.
+unsafe fn eight_words(places: &Places<'_>, first: usize, skip: usize) -> __m128i {
+    // SAFETY: two readable bytes in each block, by the caller's promise.
     unsafe {
         _mm_setr_epi16(
-            word(at[0]),
-            word(at[1]),
-            word(at[2]),
-            word(at[3]),
-            word(at[4]),
-            word(at[5]),
-            word(at[6]),
-            word(at[7]),
+            word(places.at(first).add(skip)),
+            word(places.at(first + 1).add(skip)),
+            word(places.at(first + 2).add(skip)),
+            word(places.at(first + 3).add(skip)),
+            word(places.at(first + 4).add(skip)),
+            word(places.at(first + 5).add(skip)),
+            word(places.at(first + 6).add(skip)),
+            word(places.at(first + 7).add(skip)),
         )
     }
 }
