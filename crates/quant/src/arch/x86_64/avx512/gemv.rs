@@ -48,7 +48,12 @@ pub(super) trait OneRow {
     /// # Safety
     /// Every place must lead to a block of this format, and `acts` must have the activation blocks
     /// `at[..]` of row `row`, one for every `ROWS` places.
-    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums;
+    unsafe fn sums(
+        places: &Places<'_>,
+        acts: &RoundedRows,
+        row: usize,
+        at: [usize; BLOCKS],
+    ) -> Sums;
 }
 
 /// All weight rows times the activation rows in use. Never inlined, so that a profile tells formats apart.

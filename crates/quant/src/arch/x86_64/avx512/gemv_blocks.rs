@@ -102,7 +102,12 @@ impl<F: Wide> OneRow for F {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
+    unsafe fn sums(
+        places: &Places<'_>,
+        acts: &RoundedRows,
+        row: usize,
+        at: [usize; BLOCKS],
+    ) -> Sums {
         let acts = blocks::<F>(acts, row, at);
         let order = scale_order::<F>();
         let mut quads = [_mm512_setzero_si512(); 4];
@@ -111,7 +116,8 @@ impl<F: Wide> OneRow for F {
             for (j, products) in products.iter_mut().enumerate() {
                 let place = 4 * i + j;
                 // SAFETY: the caller's block.
-                *products = unsafe { block_sum::<F>(places.at(place), &acts[place / ROWS], &order) };
+                *products =
+                    unsafe { block_sum::<F>(places.at(place), &acts[place / ROWS], &order) };
             }
             *sum = quad(products);
         }

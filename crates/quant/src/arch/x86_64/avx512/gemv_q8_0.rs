@@ -15,7 +15,12 @@ impl OneRow for Q8_0 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
+    unsafe fn sums(
+        places: &Places<'_>,
+        acts: &RoundedRows,
+        row: usize,
+        at: [usize; BLOCKS],
+    ) -> Sums {
         let codes = acts.wide(row);
         let mut acts = [[_mm512_setzero_si512(); 2]; BLOCKS];
         for (acts, b) in acts.iter_mut().zip(at) {
@@ -55,7 +60,12 @@ impl OneRow for Mxfp4 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
+    unsafe fn sums(
+        places: &Places<'_>,
+        acts: &RoundedRows,
+        row: usize,
+        at: [usize; BLOCKS],
+    ) -> Sums {
         let (codes, sums) = (acts.codes(row), acts.sums(row));
         let (mut near, mut offsets) =
             ([_mm512_setzero_si512(); BLOCKS], [_mm512_setzero_si512(); BLOCKS]);

@@ -159,7 +159,12 @@ impl OneRow for Iq2Xxs {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(places: &Places<'_>, acts: &RoundedRows, row: usize, at: [usize; BLOCKS]) -> Sums {
+    unsafe fn sums(
+        places: &Places<'_>,
+        acts: &RoundedRows,
+        row: usize,
+        at: [usize; BLOCKS],
+    ) -> Sums {
         let tables = Tables::new();
         let mut quads = [_mm512_setzero_si512(); 4];
         for (j, b) in at.into_iter().enumerate() {
@@ -240,8 +245,7 @@ impl Block {
         let mut totals = self.offsets;
         for i in 0..2 {
             for j in 0..2 {
-                totals[i] =
-                    _mm512_dpbusd_epi32(totals[i], block.weights[i][j], self.codes[i][j]);
+                totals[i] = _mm512_dpbusd_epi32(totals[i], block.weights[i][j], self.codes[i][j]);
             }
             totals[i] = _mm512_mullo_epi32(totals[i], block.scales[i]);
         }
