@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::formats::Format;
 use super::gemm::{self, Panel, SIDE, Tile, bytes_of, for_tiles, gather};
-use super::gemm_q8_0;
+use super::lanes::gather_f16;
 use crate::dot::{Out, PANEL_COLS, RoundedRows, Scratch, Weights};
 
 /// Activation rows that are multiplied together: sums and accumulators of eight take half the registers.
@@ -23,7 +23,7 @@ pub(super) unsafe fn q8_0(
     Panel::each(w, |panel| {
         // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
         unsafe {
-            gemm_q8_0::pack(w, &panel, scratch);
+            pack_q8_0(w, &panel, scratch);
             for_tiles(n_rows, TILES, |n, len| {
                 let tile = Tile { index, n, n_rows };
                 match len {
@@ -60,6 +60,69 @@ pub(super) unsafe fn blocks<F: Format>(
             });
         }
     });
+}
+
+/// As [`super::gemm_q8_0::pack`], with twice as wide vectors.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn pack_q8_0(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
+    const BYTES: usize = 34;
+    let n_blocks = panel.cols / 32;
+    let (weights, scales) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
+    for side in 0..panel.rows.div_ceil(SIDE) {
+        let (mut low, mut high) = (panel.eight(w, side, 0), panel.eight(w, side, 1));
+        for b in 0..n_blocks {
+            let at = side * n_blocks + b;
+            let mut rows = [_mm512_setzero_si512(); 8];
+            // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of which the
+            // buffers hold `PANEL_ROWS / 16 * PANEL_COLS / 32`.
+            unsafe {
+                _mm256_storeu_ps(scales.add(at * 64).cast(), gather_f16(low));
+                _mm256_storeu_ps(scales.add(at * 64 + 32).cast(), gather_f16(high));
+                for r in 0..8 {
+                    let upper = _mm256_loadu_si256(high[r].add(2).cast());
+                    let lower = _mm256_loadu_si256(low[r].add(2).cast());
+                    rows[r] = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lower), upper);
+                    (low[r], high[r]) = (low[r].wrapping_add(BYTES), high[r].wrapping_add(BYTES));
+                }
+                let group = weights.add(at * 1024);
+                for (quad, column) in transpose(&rows).into_iter().enumerate() {
+                    let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(column));
+                    _mm512_storeu_si512(group.add(64 * quad).cast(), even);
+                    let odd = _mm512_srai_epi16::<8>(column);
+                    _mm512_storeu_si512(group.add(64 * (8 + quad)).cast(), odd);
+                }
+            }
+        }
+    }
+}
+
+/// The transpose of 8 rows of 8 dwords in both halves of 512 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+fn transpose(r: &[__m512i; 8]) -> [__m512i; 8] {
+    let mut pairs = *r;
+    for i in 0..4 {
+        pairs[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    let mut quads = pairs;
+    for half in 0..2 {
+        for i in 0..2 {
+            let (a, b) = (pairs[4 * half + i], pairs[4 * half + 2 + i]);
+            quads[4 * half + 2 * i] = _mm512_unpacklo_epi64(a, b);
+            quads[4 * half + 2 * i + 1] = _mm512_unpackhi_epi64(a, b);
+        }
+    }
+    // Lanes of 64 bits: the first 128 bits of both vectors' halves, then the second ones.
+    let first = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    let second = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    let mut columns = quads;
+    for i in 0..4 {
+        columns[i] = _mm512_permutex2var_epi64(quads[i], first, quads[4 + i]);
+        columns[4 + i] = _mm512_permutex2var_epi64(quads[i], second, quads[4 + i]);
+    }
+    columns
 }
 
 /// All rows of a Q8_0 panel times `N` activation rows.
