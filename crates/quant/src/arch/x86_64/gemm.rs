@@ -1,4 +1,4 @@
-//! Many activation rows: weights are unpacked once per panel of 64 rows and 1024 columns, then every
+//! Many activation rows: weights are unpacked once per panel of 128 rows and 1024 columns, then every
 //! activation row meets the panel while it is in the cache.
 //!
 //! A panel holds 16 rows side by side, four weights of each in turn (two, widened, for Q8_0), so that
