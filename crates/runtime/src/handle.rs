@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use engine::Engine;
 
-use crate::Events;
 use crate::clock::{Clock, SystemClock};
 use crate::event::{Event, Failure};
+use crate::events::{EventSender, Events, channel as event_channel};
 use crate::request::{Limits, Refusal, Request};
 use crate::scheduler::{Progress, Scheduler, SchedulerOptions};
 use crate::stats::{Stats, Ticket};
@@ -38,7 +38,7 @@ struct Shared {
 }
 
 enum Command {
-    Submit(Request, async_channel::Sender<Event>, Ticket),
+    Submit(Request, EventSender, Ticket),
     /// Finish what is live within this time, fail everything else, end.
     ShutDown(Duration),
 }
@@ -125,7 +125,7 @@ impl Runtime {
             let retry_after = stats.retry_after(self.shared.n_slots);
             return Err(Refusal::Busy { queued, retry_after });
         }
-        let (sender, events) = async_channel::unbounded();
+        let (sender, events) = event_channel();
         let sent = self.commands.send(Command::Submit(request, sender, ticket));
         sent.map(|()| events).map_err(|_| Refusal::ShuttingDown)
     }
@@ -152,7 +152,7 @@ fn run<C: Clock>(scheduler: &mut Scheduler<C>, inbox: &Receiver<Command>) {
     };
     while let Ok(command) = inbox.try_recv() {
         if let Command::Submit(_, events, _) = command {
-            let _ = events.try_send(Event::Failed(failure.clone()));
+            events.send(Event::Failed(failure.clone()));
         }
     }
 }
@@ -204,7 +204,7 @@ impl Closing {
     fn take<C: Clock>(&mut self, command: Command, scheduler: &mut Scheduler<C>) {
         match command {
             Command::Submit(_, events, _) if self.deadline.is_some() => {
-                let _ = events.try_send(Event::Failed(Failure::ShuttingDown));
+                events.send(Event::Failed(Failure::ShuttingDown));
             }
             Command::Submit(request, events, ticket) => scheduler.enqueue(request, events, ticket),
             Command::ShutDown(grace) => {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use async_channel::Sender;
 use engine::{Engine, Error, Feed, Options, Wanted};
 
 use crate::clock::Clock;
 use crate::event::{Event, Failure, FinishReason, TokenEvent};
+use crate::events::EventSender;
 use crate::plan::{Budget, Demand, plan};
 use crate::queue::Queue;
 use crate::request::Request;
@@ -92,14 +92,13 @@ impl<C: Clock> Scheduler<C> {
         }
     }
 
-    /// Queues a request. Its events go to `events`, which has to be the sender of an unbounded
-    /// channel.
-    pub fn submit(&mut self, request: Request, events: Sender<Event>) {
+    /// Queues a request. Its events go to `events`.
+    pub fn submit(&mut self, request: Request, events: EventSender) {
         let ticket = Ticket::take(&self.stats);
         self.enqueue(request, events, ticket);
     }
 
-    pub(crate) fn enqueue(&mut self, request: Request, events: Sender<Event>, ticket: Ticket) {
+    pub(crate) fn enqueue(&mut self, request: Request, events: EventSender, ticket: Ticket) {
         let now = self.clock.now();
         let id = self.next_id;
         self.next_id += 1;
@@ -263,8 +262,11 @@ impl<C: Clock> Scheduler<C> {
     /// Computes planned rows. Where that fails, every stream is tried alone, so that only those
     /// fail that cannot be computed; where pages run out, the youngest stream gives its own up.
     fn compute(&mut self, planned: &[(u64, usize)]) {
-        let feeds: Vec<Feed<'_>> =
-            planned.iter().filter_map(|&part| feed(&self.live, part)).collect();
+        let mut live = self.live.iter();
+        // Both are in the order of age.
+        let mut next = |id| live.by_ref().find(|stream| stream.id == id);
+        let feeds = planned.iter().filter_map(|&(id, rows)| Some(feed(next(id)?, rows)));
+        let feeds: Vec<Feed<'_>> = feeds.collect();
         if feeds.is_empty() {
             return;
         }
@@ -297,10 +299,9 @@ impl<C: Clock> Scheduler<C> {
         let mut n_logits = 0;
         let mut choices = Vec::with_capacity(planned.len());
         let mut accepted = Vec::with_capacity(planned.len());
+        let mut live = self.live.iter_mut();
         for &(id, rows) in planned {
-            let Some(stream) = self.live.iter_mut().find(|stream| stream.id == id) else {
-                continue;
-            };
+            let Some(stream) = live.by_ref().find(|stream| stream.id == id) else { continue };
             accepted.push((rows - usize::from(stream.ends_prompt(rows))) as u32);
             let first = n_logits;
             let is_whole = rows == stream.rest();
@@ -314,18 +315,22 @@ impl<C: Clock> Scheduler<C> {
             return self.fail_planned(planned, &error);
         }
         let now = self.clock.now();
-        for ((&(id, rows), accepted), choice) in planned.iter().zip(accepted).zip(choices) {
-            let Some(at) = self.live.iter().position(|stream| stream.id == id) else { continue };
-            let mut stream = self.live.remove(at);
-            match self.advance(&mut stream, (rows, accepted as usize), choice, now) {
-                Ok(None) => self.live.insert(at, stream),
-                Ok(Some(reason)) => self.finish(&stream, reason, now),
+        let mut results = planned.iter().zip(accepted).zip(choices).peekable();
+        let mut live = std::mem::take(&mut self.live);
+        live.retain_mut(|stream| {
+            let of_stream = results.next_if(|((part, _), _)| part.0 == stream.id);
+            let Some(((&(_, rows), accepted), choice)) = of_stream else { return true };
+            match self.advance(stream, (rows, accepted as usize), choice, now) {
+                Ok(None) => return true,
+                Ok(Some(reason)) => self.finish(stream, reason, now),
                 Err(failure) => {
-                    self.release(&stream);
-                    self.fail(&stream, failure);
+                    self.release(stream);
+                    self.fail(stream, failure);
                 }
             }
-        }
+            false
+        });
+        self.live = live;
     }
 
     /// Books what a step did for one stream; the reason if its answer is now complete.
@@ -421,13 +426,12 @@ fn score<'l>(stream: &mut Stream, rows: usize, logits: impl Fn(usize) -> &'l [f3
 }
 
 /// The next `rows` tokens of a stream, with logits if they are its last or all are wanted.
-fn feed(live: &[Stream], (id, rows): (u64, usize)) -> Option<Feed<'_>> {
-    let stream = live.iter().find(|stream| stream.id == id)?;
+fn feed(stream: &Stream, rows: usize) -> Feed<'_> {
     let wanted = match rows == stream.rest() {
         _ if stream.is_scoring() => Wanted::Last(rows),
         true => Wanted::Last(1),
         false => Wanted::Nothing,
     };
     let tokens = &stream.tokens[stream.held..][..rows];
-    Some(Feed { slot: stream.slot, tokens, wanted })
+    Feed { slot: stream.slot, tokens, wanted }
 }

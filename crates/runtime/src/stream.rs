@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use async_channel::Sender;
 use engine::{ANCHOR_EVERY, Sampling};
 
 use crate::constraint::Constraint;
 use crate::event::{Event, Usage};
+use crate::events::EventSender;
 use crate::request::{Penalties, Request};
 use crate::stats::Ticket;
 
@@ -40,7 +40,7 @@ pub(crate) struct Stream {
     /// Held until the first place.
     pub(crate) ticket: Option<Ticket>,
     pub(crate) is_told_to_wait: bool,
-    events: Sender<Event>,
+    events: EventSender,
 }
 
 /// When things happened to a stream.
@@ -55,7 +55,7 @@ impl Stream {
     pub(crate) fn new(
         (id, now): (u64, Duration),
         request: Request,
-        events: Sender<Event>,
+        events: EventSender,
         ticket: Option<Ticket>,
     ) -> Self {
         let params = request.params;
@@ -112,10 +112,10 @@ impl Stream {
         self.prompt_logprobs.is_some() && self.tokens.len() == self.n_prompt
     }
 
-    /// Tells the receiver. The channel is unbounded; `Scheduler` bounds it by giving no tokens to
-    /// a stream whose receiver is full. A receiver that is gone is noticed by the next step.
+    /// Tells the receiver. The scheduler bounds what lies unread by giving no tokens to a stream
+    /// whose receiver is full. A receiver that is gone is noticed by the next step.
     pub(crate) fn tell(&self, event: Event) {
-        let _ = self.events.try_send(event);
+        self.events.send(event);
     }
 
     /// Whether nobody listens any more.
@@ -125,7 +125,7 @@ impl Stream {
 
     /// Events that were not read yet.
     pub(crate) fn n_unread(&self) -> usize {
-        self.events.len()
+        self.events.n_unread()
     }
 
     /// The usage at the end.

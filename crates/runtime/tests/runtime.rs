@@ -32,13 +32,13 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
 }
 
 fn submit(scheduler: &mut Scheduler<SystemClock>, request: Request) -> Events {
-    let (sender, events) = async_channel::unbounded();
+    let (sender, events) = runtime::channel();
     scheduler.submit(request, sender);
     events
 }
 
 fn read(events: &Events) -> Vec<Event> {
-    std::iter::from_fn(|| events.try_recv().ok()).collect()
+    std::iter::from_fn(|| events.try_next()).collect()
 }
 
 fn tokens(events: &[Event]) -> Vec<u32> {
@@ -180,7 +180,7 @@ fn a_reader_that_stops_holds_up_only_itself() {
         assert_eq!(scheduler.step(), Progress::Worked);
         n_tokens += tokens(&read(&awake)).len();
     }
-    assert_eq!(asleep.len(), 8);
+    assert_eq!(asleep.n_unread(), 8);
     while scheduler.step() == Progress::Stalled {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -238,8 +238,8 @@ fn the_thread_serves_refuses_and_ends() {
         Runtime::spawn(Box::new(engine), SchedulerOptions::default(), 1).unwrap();
     let request = |n| runtime.limits().check(Params::greedy(prompt(n, 10), 60)).unwrap();
     let first = runtime.submit(request(1)).unwrap();
-    let began = first.recv_blocking();
-    assert!(matches!(began, Ok(Event::Started { .. })), "{began:?}");
+    let began = first.wait();
+    assert!(matches!(began, Some(Event::Started { .. })), "{began:?}");
     while runtime.stats().running.load(Relaxed) == 0 {
         std::thread::yield_now();
     }
@@ -248,9 +248,9 @@ fn the_thread_serves_refuses_and_ends() {
     assert!(matches!(refused, Err(Refusal::Busy { queued: 1, .. })), "{refused:?}");
     runtime.shut_down(Duration::from_secs(20));
     assert_eq!(runtime.submit(request(4)).err(), Some(Refusal::ShuttingDown));
-    let told: Vec<Event> = std::iter::from_fn(|| second.recv_blocking().ok()).collect();
+    let told: Vec<Event> = std::iter::from_fn(|| second.wait()).collect();
     assert_eq!(told.last(), Some(&Event::Failed(Failure::ShuttingDown)));
-    let told: Vec<Event> = std::iter::from_fn(|| first.recv_blocking().ok()).collect();
+    let told: Vec<Event> = std::iter::from_fn(|| first.wait()).collect();
     assert!(matches!(told.last(), Some(Event::Finished { .. })), "{:?}", told.last());
     assert_eq!(tokens(&told).len(), 60);
     ended.wait();
@@ -267,7 +267,7 @@ fn a_panic_of_the_engine_is_told_to_everybody() {
         Runtime::spawn(Box::new(engine), SchedulerOptions::default(), 8).unwrap();
     let request = runtime.limits().check(Params::greedy(prompt(1, 10), 60)).unwrap();
     let events = runtime.submit(request).unwrap();
-    let told: Vec<Event> = std::iter::from_fn(|| events.recv_blocking().ok()).collect();
+    let told: Vec<Event> = std::iter::from_fn(|| events.wait()).collect();
     assert!(matches!(told.last(), Some(Event::Failed(Failure::Engine(_)))), "{:?}", told.last());
     ended.wait();
     let request = runtime.limits().check(Params::greedy(prompt(1, 10), 60)).unwrap();

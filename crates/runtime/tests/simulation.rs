@@ -44,7 +44,7 @@ struct Client {
 impl Client {
     fn read(&mut self, at_most: usize) {
         for _ in 0..at_most {
-            let Some(Ok(event)) = self.events.as_ref().map(|events| events.try_recv()) else {
+            let Some(event) = self.events.as_ref().and_then(Events::try_next) else {
                 return;
             };
             assert!(self.last.is_none(), "{event:?} after the last event");
@@ -180,7 +180,7 @@ fn simulate(seed: u64) {
         time.fetch_add(rng.below(5) as u64, Relaxed);
         if clients.len() < n_requests && rng.below(4) == 0 {
             let (request, mut client) = request(rng, &prefixes);
-            let (sender, events) = async_channel::unbounded();
+            let (sender, events) = runtime::channel();
             client.events = Some(events);
             scheduler.submit(request, sender);
             clients.push(client);

@@ -1,6 +1,7 @@
 //! What is served where.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -9,14 +10,14 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use chat::protocol::{Protocol, WireEvent};
+use chat::protocol::Protocol;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
 
 use crate::app::{App, State};
 use crate::error::{ApiError, Shape};
 use crate::generation::Generation;
-use crate::sse::{self, Source, Style};
+use crate::sse::{self, Said, Source, Style};
 use crate::{auth, completions, metrics, openapi, prepare, tokens};
 
 type Shared = Extracted<Arc<State>>;
@@ -103,8 +104,8 @@ fn refuse(state: &State, error: ApiError, shape: Shape) -> Response {
 }
 
 impl Source for Generation {
-    async fn next(&mut self) -> Option<Result<Vec<WireEvent>, ApiError>> {
-        Self::next(self).await
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Said>> {
+        Self::poll_next(self, context)
     }
 }
 
