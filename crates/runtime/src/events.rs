@@ -44,14 +44,33 @@ impl Shared {
 }
 
 impl EventSender {
-    /// Leaves an event for the receiver; one that is gone gets none.
+    /// Leaves an event for the receiver and wakes it; one that is gone gets none.
     pub(crate) fn send(&self, event: Event) {
+        if let Some(state) = self.push(event) {
+            wake(state);
+        }
+    }
+
+    /// Leaves an event that can wait a little, until [`wake`](Self::wake) or the next one.
+    pub(crate) fn leave(&self, event: Event) {
+        self.push(event);
+    }
+
+    /// Wakes a receiver that waits, if there is something for it.
+    pub(crate) fn wake(&self) {
+        let state = self.0.lock();
+        if !state.events.is_empty() {
+            wake(state);
+        }
+    }
+
+    fn push(&self, event: Event) -> Option<MutexGuard<'_, State>> {
         let mut state = self.0.lock();
         if state.is_receiver_gone {
-            return;
+            return None;
         }
         state.events.push_back(event);
-        wake(state);
+        Some(state)
     }
 
     /// Whether nobody receives any more.

@@ -9,7 +9,7 @@ use engine::{Engine, Error, Feed, Options, Wanted};
 use crate::clock::Clock;
 use crate::event::{Event, Failure, FinishReason, TokenEvent};
 use crate::events::EventSender;
-use crate::plan::{Budget, Demand, plan};
+use crate::plan::{Budget, DECODE_ROWS, Demand, plan};
 use crate::queue::Queue;
 use crate::request::Request;
 use crate::sample::{Choice, Chooser, logprobs};
@@ -28,11 +28,19 @@ pub struct SchedulerOptions {
     /// How long a stream may stand still for that reason. Then it fails as stalled, and its state
     /// stays in the cache.
     pub stall_limit: Duration,
+    /// How long a receiver is left alone after it was woken for a token: what comes in the
+    /// meantime, it finds together. Where steps take longer than that, every token wakes it.
+    pub rest: Duration,
 }
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { prefill_rows: 256, event_buffer: 256, stall_limit: Duration::from_secs(30) }
+        Self {
+            prefill_rows: 256,
+            event_buffer: 256,
+            stall_limit: Duration::from_secs(30),
+            rest: Duration::from_millis(8),
+        }
     }
 }
 
@@ -65,6 +73,8 @@ pub struct Scheduler<C> {
     stats: Arc<Stats>,
     next_id: u64,
     turn: usize,
+    /// Why nothing can be computed any more.
+    lost: Option<Failure>,
 }
 
 impl<C: Clock> Scheduler<C> {
@@ -89,6 +99,7 @@ impl<C: Clock> Scheduler<C> {
             stats,
             next_id: 0,
             turn: 0,
+            lost: None,
         }
     }
 
@@ -137,10 +148,17 @@ impl<C: Clock> Scheduler<C> {
         }
     }
 
-    /// Fails every request without touching the engine, which is in an unknown state.
-    pub(crate) fn abandon_engine(&mut self, failure: &Failure) {
-        self.fail_waiting(failure);
+    /// Why nothing can be computed any more, if that is so.
+    pub fn lost(&self) -> Option<&Failure> {
+        self.lost.as_ref()
+    }
+
+    /// Fails every request without touching the engine, which is gone or in an unknown state.
+    pub(crate) fn abandon_engine(&mut self, failure: Failure) {
+        self.fail_waiting(&failure);
+        self.stats.failed.fetch_add(self.live.len() as u64, Relaxed);
         self.live.drain(..).for_each(|stream| stream.tell(Event::Failed(failure.clone())));
+        self.lost = Some(failure);
     }
 
     /// Lets go of who is gone, admits who fits, computes one step.
@@ -152,6 +170,7 @@ impl<C: Clock> Scheduler<C> {
             return Progress::Idle;
         }
         let planned = self.plan();
+        self.wake(&planned, now);
         if planned.is_empty() {
             return Progress::Stalled;
         }
@@ -160,6 +179,14 @@ impl<C: Clock> Scheduler<C> {
         self.stats.running.store(self.live.len(), Relaxed);
         self.stats.available_pages.store(self.engine.available_pages(), Relaxed);
         Progress::Worked
+    }
+
+    /// Wakes receivers for what was left to them: those that have rested, and all where it may take
+    /// long until the next token, since a prompt is read or everybody is full.
+    fn wake(&mut self, planned: &[(u64, usize)], now: Duration) {
+        let is_soon = planned.iter().all(|(_, rows)| *rows <= DECODE_ROWS) && !planned.is_empty();
+        let rest = if is_soon { self.options.rest } else { Duration::ZERO };
+        self.live.iter_mut().for_each(|stream| stream.wake(now, rest));
     }
 
     /// Frees the places of receivers that are gone or have not read for too long.
@@ -273,6 +300,11 @@ impl<C: Clock> Scheduler<C> {
         match self.engine.feed(&feeds) {
             Ok(()) => self.take_results(planned),
             Err(Error::Pages { .. }) if self.live.len() > 1 => self.preempt(),
+            Err(error) if error.is_lost() => {
+                tracing::error!(%error, "the engine is lost; no more requests are taken");
+                let what = format!("{error}; the server has to be restarted");
+                self.abandon_engine(Failure::Engine(what));
+            }
             Err(error) if planned.len() == 1 => self.fail_planned(planned, &error),
             Err(error) => {
                 tracing::warn!(%error, streams = planned.len(), "a step failed; trying one by one");
@@ -287,6 +319,7 @@ impl<C: Clock> Scheduler<C> {
         self.engine.discard();
         let Some(mut stream) = self.live.pop() else { return };
         tracing::info!(held = stream.held, "out of pages: the youngest stream waits");
+        stream.wake(self.clock.now(), Duration::ZERO);
         self.retire(&stream);
         self.stats.preempted.fetch_add(1, Relaxed);
         stream.held = 0;
@@ -362,7 +395,7 @@ impl<C: Clock> Scheduler<C> {
             return Ok(Some(FinishReason::Stop(token)));
         }
         stream.tokens.push(token);
-        stream.tell(Event::Token(TokenEvent { id: token, logprobs }));
+        stream.tell_token(TokenEvent { id: token, logprobs }, (now, self.options.rest));
         let is_full = stream.usage.completion_tokens == stream.max_tokens;
         Ok(is_full.then_some(FinishReason::Length))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use engine::{ANCHOR_EVERY, Sampling};
 
 use crate::constraint::Constraint;
-use crate::event::{Event, Usage};
+use crate::event::{Event, TokenEvent, Usage};
 use crate::events::EventSender;
 use crate::request::{Penalties, Request};
 use crate::stats::Ticket;
@@ -37,6 +37,9 @@ pub(crate) struct Stream {
     pub(crate) times: Times,
     /// Since when the receiver has been full.
     pub(crate) full_since: Option<Duration>,
+    /// When the receiver was last woken for a token, and whether one was left without that.
+    woken: Option<Duration>,
+    has_left: bool,
     /// Held until the first place.
     pub(crate) ticket: Option<Ticket>,
     pub(crate) is_told_to_wait: bool,
@@ -77,6 +80,8 @@ impl Stream {
             usage: Usage::default(),
             times: Times { submitted: now, ..Times::default() },
             full_since: None,
+            woken: None,
+            has_left: false,
             ticket,
             is_told_to_wait: false,
             events,
@@ -116,6 +121,33 @@ impl Stream {
     /// whose receiver is full. A receiver that is gone is noticed by the next step.
     pub(crate) fn tell(&self, event: Event) {
         self.events.send(event);
+    }
+
+    /// Tells the receiver of a token. Waking it, and what it then writes, take more of a processor
+    /// than all the rest of a token; so a fast stream's receiver is woken once in `rest`, for all
+    /// that came since.
+    pub(crate) fn tell_token(&mut self, token: TokenEvent, (now, rest): (Duration, Duration)) {
+        let event = Event::Token(token);
+        self.has_left = self.rests(now, rest);
+        if self.has_left {
+            self.events.leave(event);
+        } else {
+            self.events.send(event);
+            self.woken = Some(now);
+        }
+    }
+
+    /// Wakes the receiver for tokens that were left, if it has rested long enough.
+    pub(crate) fn wake(&mut self, now: Duration, rest: Duration) {
+        if self.has_left && !self.rests(now, rest) {
+            self.events.wake();
+            self.has_left = false;
+            self.woken = Some(now);
+        }
+    }
+
+    fn rests(&self, now: Duration, rest: Duration) -> bool {
+        self.woken.is_some_and(|woken| now.saturating_sub(woken) < rest)
     }
 
     /// Whether nobody listens any more.

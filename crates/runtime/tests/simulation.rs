@@ -159,6 +159,7 @@ fn world(rng: &mut Rng) -> (FakeEngine, SchedulerOptions, usize, usize) {
         prefill_rows: 1 + rng.below(64),
         event_buffer: 2 + rng.below(20),
         stall_limit: Duration::from_millis(200),
+        rest: Duration::from_millis(rng.below(9) as u64),
     };
     (engine, options, n_slots, n_pages)
 }

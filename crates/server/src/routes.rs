@@ -205,13 +205,19 @@ async fn scrape(state: Shared) -> Response {
     }
 }
 
-async fn health() -> Response {
-    json_response(&json!({"status": "ok"}))
+async fn health(state: Shared) -> Response {
+    match state.runtime.is_lost() {
+        false => json_response(&json!({"status": "ok"})),
+        true => ApiError::from(runtime::Refusal::Lost).into_response(Shape::OpenAi),
+    }
 }
 
 async fn ready(state: Shared) -> Response {
     match state.runtime.is_open() {
         true => json_response(&json!({"status": "ready"})),
+        false if state.runtime.is_lost() => {
+            ApiError::from(runtime::Refusal::Lost).into_response(Shape::OpenAi)
+        }
         false => ApiError::from(runtime::Refusal::ShuttingDown).into_response(Shape::OpenAi),
     }
 }

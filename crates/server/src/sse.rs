@@ -32,7 +32,8 @@ pub(crate) struct Style {
 
 /// A response that streams. Dropping it drops the source.
 pub(crate) fn response<S: Source>(source: S, style: Style) -> Response {
-    let talk = Talk { source, style, quiet: Quiet::new(style.keep_alive), is_over: false };
+    let quiet = Quiet::new(style.keep_alive);
+    let talk = Talk { source, style, quiet, is_over: false };
     let mut response = Response::new(Body::new(talk));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
