@@ -123,7 +123,9 @@ impl Grammarian {
                     *required,
                 ),
                 Some(OutputConstraint::Json { schema }) => {
-                    let form = schema.clone().map_or_else(Form::object, Form::Schema);
+                    // The request's own schema: DeepSeek's crates leave lengths out of a strict one.
+                    let theirs = || schema.clone().map_or_else(Form::object, Form::Schema);
+                    let form = form.cloned().unwrap_or_else(theirs);
                     return self.bound(thinks, Some(&form), None, false);
                 }
                 Some(OutputConstraint::Regex(regex)) => {

@@ -48,6 +48,30 @@ async fn a_schema_holds_behind_thoughts_and_without_them() {
     check(body["choices"][0]["message"]["content"].as_str().unwrap());
 }
 
+/// DeepSeek's crates leave lengths out of a schema that is strict.
+#[tokio::test]
+async fn lengths_hold_in_strict_schemas() {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 3},
+            "list": {"type": "array", "items": {"type": "integer"}, "maxItems": 2},
+        },
+        "required": ["name", "list"],
+        "additionalProperties": false,
+    });
+    let said = r#"Hm.</think>{"name": "abcdefgh", "list": [1, 1, 1, 1]}"#;
+    for strict in [false, true] {
+        let server = serve(&[said]);
+        let format = json!({"name": "x", "strict": strict, "schema": schema.clone()});
+        let body = chat(json!({"type": "json_schema", "json_schema": format}));
+        let body = server.ask("/v1/chat/completions", body).await;
+        let value = json(body["choices"][0]["message"]["content"].as_str().unwrap());
+        assert!(value["name"].as_str().unwrap().len() <= 3, "{value}");
+        assert!(value["list"].as_array().unwrap().len() <= 2, "{value}");
+    }
+}
+
 #[tokio::test]
 async fn a_schema_holds_in_every_protocol() {
     let server = serve(&["Hm.</think>Sure!"]);
