@@ -109,17 +109,28 @@ DEVICE void finish_queries(const AttendArgs& a, const Place& p, const Angles& an
     }
 }
 
-// A warp's keys of a tile. Each of its lanes finds the place of one of all keys; the last visible one
-// stands in for those behind it.
+// Keys that lay there before the step did: no kernel of the step writes them. The others were staged or
+// picked in it.
+#define OLD_KEYS 1
+#define NEW_KEYS 2
+
+DEVICE bool is_old(const AttendArgs& a, const StepRow& row, const Visible& v, uint32_t i) {
+    if (i < v.n_window) return v.first_pos + i < row.committed;
+    return !v.picked && i - v.n_window < row.committed / a.pooled.ratio;
+}
+
+// A warp's keys of a tile, as far as they are of these kinds. Each of its lanes finds the place of one of
+// all keys; the last visible one stands in for those behind it.
 DEVICE void load_pieces(const AttendArgs& a, const StepRow& row, const Place& p, const Visible& v,
-                        uint32_t first, Piece (&pieces)[KEYS_EACH]) {
-    const uint32_t total = v.n_window + v.n_rows;
+                        uint32_t first, uint32_t kinds, Piece (&pieces)[KEYS_EACH]) {
+    const uint32_t key = min(first + p.lane, v.n_window + v.n_rows - 1);
+    const uint32_t kind = is_old(a, row, v, key) ? OLD_KEYS : NEW_KEYS;
     const uint64_t mine =
-        reinterpret_cast<uint64_t>(key_row(a, row, p.r, v, min(first + p.lane, total - 1)));
+        (kind & kinds) != 0 ? reinterpret_cast<uint64_t>(key_row(a, row, p.r, v, key)) : 0;
 #pragma unroll
     for (uint32_t k = 0; k < KEYS_EACH; k++) {
         const uint64_t at = __shfl_sync(FULL_WARP, mine, KEYS_EACH * p.warp + k);
-        load_piece(pieces[k], a.format, reinterpret_cast<const uint8_t*>(at), p.lane);
+        if (at != 0) load_piece(pieces[k], a.format, reinterpret_cast<const uint8_t*>(at), p.lane);
     }
 }
 
@@ -254,14 +265,15 @@ KERNEL_EARLY(32 * WARPS, 2, attend_few, AttendArgs) {
     const uint32_t begin = blockIdx.z * share, end = min(begin + share, total);
     Angles angles;
     query_angles(angles, a, p, row.pos);
+    Piece pieces[KEYS_EACH];
+    if (begin < end) load_pieces(a, row, p, v, begin, OLD_KEYS, pieces);
     await_previous();
     float sums[4][2][4];
 #pragma unroll
     for (int i = 0; i < 32; i++) sums[i / 8][i / 4 % 2][i % 4] = 0.0f;
     Running run = {-3.0e38f, 0.0f};
     if (begin < end) {
-        Piece pieces[KEYS_EACH];
-        load_pieces(a, row, p, v, begin, pieces);
+        load_pieces(a, row, p, v, begin, NEW_KEYS, pieces);
         uint32_t left[4][4];
         {
             float4 q[2][4];
@@ -273,7 +285,9 @@ KERNEL_EARLY(32 * WARPS, 2, attend_few, AttendArgs) {
 #pragma unroll 1
         for (uint32_t first = begin; first < end; first += TILE) {
             store_pieces(a, p, pieces, s);
-            if (first + TILE < end) load_pieces(a, row, p, v, first + TILE, pieces);
+            if (first + TILE < end) {
+                load_pieces(a, row, p, v, first + TILE, OLD_KEYS | NEW_KEYS, pieces);
+            }
             __syncthreads();
             score_tile(p, left, s);
             __syncthreads();

@@ -143,6 +143,17 @@ DEVICE float load_float(const void* data, uint64_t at, uint32_t type) {
     return type == FLOAT_F16 ? half_to_float(bits) : bf16_to_float(bits);
 }
 
+// 1 / x to a unit in the last place, of an x that is neither tiny nor huge.
+#ifdef KEID_EMULATE
+DEVICE float reciprocal(float x) { return 1.0f / x; }
+#else
+DEVICE float reciprocal(float x) {
+    float v;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(x));
+    return v;
+}
+#endif
+
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // The gate is clamped from above only, before SiLU; up on both sides.

@@ -33,7 +33,7 @@ KERNEL(256, stage_open, CompressArgs) {
 }
 
 // grid: (rows that one span can close, spans). Shared: a row.
-KERNEL(256, close_rows, CompressArgs) {
+KERNEL_OCC(SHARE_THREADS, 2, close_rows, CompressArgs) {
     DYNAMIC_SHARED(float, row);
     SHARED float part[32];
     const StepRow& r = a.step.span(blockIdx.y);

@@ -1,4 +1,5 @@
 // Which experts a row uses and with what weight.
+#include "matmul/copy.cuh"
 #include "step.cuh"
 
 struct RouteArgs {
@@ -10,7 +11,7 @@ struct RouteArgs {
     StepView step;
     uint32_t n_experts, used;
     float scale;
-    uint32_t pad;
+    uint32_t n_rows;
 };
 
 DEVICE float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
@@ -84,10 +85,68 @@ DEVICE void choose(const RouteArgs& a, uint32_t r, float* scores) {
     __syncthreads();
 }
 
-// grid: rows. Shared: scores and biased scores of all experts.
+// Up to so many experts a warp chooses by itself, of as many as there are lanes.
+#define HELD_EXPERTS 16
+
+// The choice of row r by a warp, from its logits: the same as `choose`.
+DEVICE void choose_by_warp(const RouteArgs& a, uint32_t r) {
+    const uint32_t lane = threadIdx.x % 32;
+    const float* logits = a.logits + uint64_t(r) * a.n_experts;
+    uint32_t best = 0;
+    float chosen = 0.0f;
+    if (a.table) {
+        if (lane < a.used) best = a.table[uint64_t(a.step.row(r).token) * a.used + lane];
+        chosen = sqrtf(softplus(__ldcg(logits + best)));
+    } else {
+        float score[HELD_EXPERTS];
+        // As integers of the same order; zero where there is none, where it is taken, or no number.
+        uint32_t key[HELD_EXPERTS];
+#pragma unroll
+        for (int i = 0; i < HELD_EXPERTS; i++) {
+            const uint32_t e = lane + 32 * i;
+            score[i] = e < a.n_experts ? __ldcg(logits + e) : 0.0f;
+            key[i] = e < a.n_experts ? __float_as_uint(a.bias[e]) : 0u;
+        }
+#pragma unroll
+        for (int i = 0; i < HELD_EXPERTS; i++) {
+            score[i] = sqrtf(softplus(score[i]));
+            const float biased = score[i] + __uint_as_float(key[i]);
+            key[i] = lane + 32 * i < a.n_experts && biased == biased ? ordered(biased) : 0u;
+        }
+        for (uint32_t k = 0; k < a.used; k++) {
+            uint32_t largest = 0, at = 0;
+#pragma unroll
+            for (int i = 0; i < HELD_EXPERTS; i++) {
+                if (key[i] > largest) largest = key[i], at = i;
+            }
+            const uint32_t top = warp_max_bits(largest);
+            const uint32_t index = warp_min_bits(largest == top ? lane + 32 * at : 0xffffffffu);
+            // Logits that are no numbers leave no candidate: any expert then, never a wild one.
+            const uint32_t expert = top == 0 ? k : index;
+            float own = 0.0f;
+#pragma unroll
+            for (int i = 0; i < HELD_EXPERTS; i++) {
+                if (expert == lane + 32 * i) own = score[i], key[i] = 0;
+            }
+            own = __shfl_sync(FULL_WARP, own, expert % 32);
+            if (lane == k) best = expert, chosen = own;
+        }
+    }
+    float sum = 0.0f;
+    for (uint32_t k = 0; k < a.used; k++) sum += __shfl_sync(FULL_WARP, chosen, k);
+    if (lane >= a.used) return;
+    a.ids[uint64_t(r) * a.used + lane] = best;
+    a.weights[uint64_t(r) * a.used + lane] = chosen / sum * a.scale;
+}
+
+DEVICE bool has_few_experts(const RouteArgs& a) { return a.n_experts <= 32 * HELD_EXPERTS && a.used <= 32; }
+
+// grid: rows, or eighths of them where a warp chooses. Shared: scores and biased scores of all experts.
 KERNEL(256, route, RouteArgs) {
     DYNAMIC_SHARED(float, scores);
-    choose(a, blockIdx.x, scores);
+    if (!has_few_experts(a)) return choose(a, blockIdx.x, scores);
+    const uint32_t r = blockIdx.x * 8 + threadIdx.x / 32;
+    if (r < a.n_rows) choose_by_warp(a, r);
 }
 
 struct RouterArgs {
@@ -95,7 +154,8 @@ struct RouterArgs {
     const float* x;           // [rows, hidden]
     const void* gate;         // [experts, hidden]
     uint32_t* done;           // blocks that are done: zero before and after
-    uint32_t gate_type, hidden, n_rows, pad;
+    Region shared[3];         // weights of the shared expert, which are read next
+    uint32_t gate_type, hidden;
 };
 
 #define ROUTER_WARPS 8
@@ -170,60 +230,6 @@ DEVICE float read_product(const RouterArgs& a, uint64_t row, const float* x, uin
     return sum;
 }
 
-// Up to so many experts a warp chooses by itself, of as many as there are lanes.
-#define HELD_EXPERTS 16
-
-// The choice of row r by a warp, from its logits: the same as `choose`.
-DEVICE void choose_by_warp(const RouteArgs& a, uint32_t r) {
-    const uint32_t lane = threadIdx.x % 32;
-    const float* logits = a.logits + uint64_t(r) * a.n_experts;
-    uint32_t best = 0;
-    float chosen = 0.0f;
-    if (a.table) {
-        if (lane < a.used) best = a.table[uint64_t(a.step.row(r).token) * a.used + lane];
-        chosen = sqrtf(softplus(__ldcg(logits + best)));
-    } else {
-        float score[HELD_EXPERTS];
-        // As integers of the same order; zero where there is none, where it is taken, or no number.
-        uint32_t key[HELD_EXPERTS];
-#pragma unroll
-        for (int i = 0; i < HELD_EXPERTS; i++) {
-            const uint32_t e = lane + 32 * i;
-            score[i] = e < a.n_experts ? __ldcg(logits + e) : 0.0f;
-            key[i] = e < a.n_experts ? __float_as_uint(a.bias[e]) : 0u;
-        }
-#pragma unroll
-        for (int i = 0; i < HELD_EXPERTS; i++) {
-            score[i] = sqrtf(softplus(score[i]));
-            const float biased = score[i] + __uint_as_float(key[i]);
-            key[i] = lane + 32 * i < a.n_experts && biased == biased ? ordered(biased) : 0u;
-        }
-        for (uint32_t k = 0; k < a.used; k++) {
-            uint32_t largest = 0, at = 0;
-#pragma unroll
-            for (int i = 0; i < HELD_EXPERTS; i++) {
-                if (key[i] > largest) largest = key[i], at = i;
-            }
-            const uint32_t top = warp_max_bits(largest);
-            const uint32_t index = warp_min_bits(largest == top ? lane + 32 * at : 0xffffffffu);
-            // Logits that are no numbers leave no candidate: any expert then, never a wild one.
-            const uint32_t expert = top == 0 ? k : index;
-            float own = 0.0f;
-#pragma unroll
-            for (int i = 0; i < HELD_EXPERTS; i++) {
-                if (expert == lane + 32 * i) own = score[i], key[i] = 0;
-            }
-            own = __shfl_sync(FULL_WARP, own, expert % 32);
-            if (lane == k) best = expert, chosen = own;
-        }
-    }
-    float sum = 0.0f;
-    for (uint32_t k = 0; k < a.used; k++) sum += __shfl_sync(FULL_WARP, chosen, k);
-    if (lane >= a.used) return;
-    a.ids[uint64_t(r) * a.used + lane] = best;
-    a.weights[uint64_t(r) * a.used + lane] = chosen / sum * a.scale;
-}
-
 // The logits of two experts a block, for all rows; the block that is done last chooses. grid: experts /
 // 2. Shared: as `route`. The width is made of eights.
 KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
@@ -245,8 +251,11 @@ KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
             weights[k] = *reinterpret_cast<const uint4*>(from);
         }
     }
+    if (warp == 0) {
+        for (int i = 0; i < 3; i++) fetch_region(a.shared[i]);
+    }
     await_previous();
-    for (uint32_t r = 0; r < a.n_rows; r++) {
+    for (uint32_t r = 0; r < a.route.n_rows; r++) {
         const float* x = a.x + uint64_t(r) * a.hidden;
         float sum = 0.0f;
         if (held) sum = held_product(weights, a.gate_type, x, first, step, a.hidden);
@@ -268,8 +277,8 @@ KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
     if (!last) return;
     __threadfence();
     if (threadIdx.x == 0) *a.done = 0;
-    const bool few = n_experts <= 32 * HELD_EXPERTS && a.route.used <= 32;
-    for (uint32_t r = few ? warp : 0; r < a.n_rows; r += few ? ROUTER_WARPS : 1) {
+    const bool few = has_few_experts(a.route);
+    for (uint32_t r = few ? warp : 0; r < a.route.n_rows; r += few ? ROUTER_WARPS : 1) {
         if (few) {
             choose_by_warp(a.route, r);
         } else {

@@ -153,6 +153,6 @@ pub(crate) fn compress(
     }
     parts.gpu.launch(&STAGE_OPEN, Launch::grid2(cols.div_ceil(256), n_rows, 256), &args)?;
     let closed_max = parts.mirror.span_rows_max().div_ceil(w.ratio);
-    let launch = Launch::grid2(closed_max, n_spans, 256).shared(4 * w.width);
+    let launch = Launch::grid2(closed_max, n_spans, 512).shared(4 * w.width);
     parts.gpu.launch(&CLOSE_ROWS, launch, &args)
 }

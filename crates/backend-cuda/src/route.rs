@@ -4,13 +4,15 @@ use backend::{Act, Result, Routing};
 
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
-use crate::matmul::Matrix;
+use crate::matmul::{Matrix, Region};
 
 const ROUTE: Kernel = Kernel::new("route", "route");
 const ROUTER: Kernel = Kernel::new("route", "router");
 /// Threads and experts of a block of `router`, as in cuda/route.cu.
 const ROUTER_THREADS: u32 = 256;
 const ROUTER_EXPERTS: usize = 2;
+/// Experts among which a warp can choose: `32 * HELD_EXPERTS` of cuda/route.cu.
+const WARP_EXPERTS: usize = 512;
 /// With more rows the weights of the router are worth reading once for all.
 const ROUTER_ROWS: usize = 8;
 
@@ -26,7 +28,7 @@ struct RouteArgs {
     n_experts: u32,
     used: u32,
     scale: f32,
-    pad: u32,
+    n_rows: u32,
 }
 
 // SAFETY: the struct of cuda/route.cu, without padding.
@@ -39,10 +41,9 @@ struct RouterArgs {
     x: DevicePtr,
     gate: DevicePtr,
     done: DevicePtr,
+    shared: [Region; 3],
     gate_type: u32,
     hidden: u32,
-    n_rows: u32,
-    pad: u32,
 }
 
 // SAFETY: the struct of cuda/route.cu, without padding.
@@ -61,6 +62,7 @@ fn route_args(
     routing: &Routing<Buffer, Buffer>,
     logits: &Act<Buffer>,
     choice: &Choice,
+    n_rows: usize,
 ) -> RouteArgs {
     let (bias, table) = match choice {
         Choice::Bias(bias) => (*bias, DevicePtr::NULL),
@@ -76,7 +78,7 @@ fn route_args(
         n_experts: logits.cols as u32,
         used: routing.ids.cols as u32,
         scale: parts.shape.config.route_scale,
-        pad: 0,
+        n_rows: n_rows as u32,
     }
 }
 
@@ -88,8 +90,11 @@ pub(crate) fn route(
     choice: &Choice,
     n_rows: usize,
 ) -> Result<()> {
-    let args = route_args(parts, routing, logits, choice);
-    parts.gpu.launch(&ROUTE, Launch::new(n_rows, 256).shared(8 * logits.cols), &args)
+    let args = route_args(parts, routing, logits, choice, n_rows);
+    // A warp chooses for a row if it can.
+    let by_warp = logits.cols <= WARP_EXPERTS && routing.ids.cols <= 32;
+    let blocks = if by_warp { n_rows.div_ceil(8) } else { n_rows };
+    parts.gpu.launch(&ROUTE, Launch::new(blocks, 256).shared(8 * logits.cols), &args)
 }
 
 /// The logits too, for few rows and plain weights of a width in eights; otherwise nothing is done, and
@@ -98,7 +103,7 @@ pub(crate) fn router(
     parts: &Parts<'_>,
     routing: &Routing<Buffer, Buffer>,
     (logits, x): (&Act<Buffer>, &Act<Buffer>),
-    gate: &Matrix,
+    (gate, shared): (&Matrix, [Region; 3]),
     choice: &Choice,
     n_rows: usize,
 ) -> Result<bool> {
@@ -109,14 +114,13 @@ pub(crate) fn router(
         return Ok(false);
     }
     let args = RouterArgs {
-        route: route_args(parts, routing, logits, choice),
+        route: route_args(parts, routing, logits, choice, n_rows),
         x: x.buf.ptr(),
         gate: weights,
         done: parts.mixture.done.ptr(),
+        shared,
         gate_type: ty as u32,
         hidden: x.cols as u32,
-        n_rows: n_rows as u32,
-        pad: 0,
     };
     let blocks = logits.cols.div_ceil(ROUTER_EXPERTS);
     let launch = Launch::new(blocks, ROUTER_THREADS).shared(8 * logits.cols);

@@ -155,7 +155,6 @@ inline int __dp4a(int x, int y, int sum) {
     return sum;
 }
 inline float __expf(float v) { return expf(v); }
-inline float __fdividef(float x, float y) { return x / y; }
 inline float rsqrtf(float v) { return 1.0f / sqrtf(v); }
 inline void sincospif(float v, float* sine, float* cosine) {
     const double angle = double(v) * 3.141592653589793;
