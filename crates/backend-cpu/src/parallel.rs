@@ -128,7 +128,7 @@ impl Rounded {
 }
 
 /// Where to cut weight rows: kernels for one activation row take 8 at a time, those for many unpack
-/// panels of 64, which is too coarse to divide small matrices evenly.
+/// panels of up to 128, halves of which are too coarse to divide small matrices evenly.
 pub(crate) fn unit(weight_rows: usize, act_rows: usize, threads: usize) -> usize {
     if act_rows < 3 {
         8

@@ -1,5 +1,4 @@
 // Which experts a row uses and with what weight.
-#include "matmul/copy.cuh"
 #include "step.cuh"
 
 struct RouteArgs {
@@ -85,52 +84,65 @@ DEVICE void choose(const RouteArgs& a, uint32_t r, float* scores) {
     __syncthreads();
 }
 
-// Up to so many experts a warp chooses by itself, of as many as there are lanes.
-#define HELD_EXPERTS 16
+// Among so many experts a warp can choose by itself, from HELD of them in every lane.
+#define HELD_MAX 16
+#define EXPERTS_MAX (32 * HELD_MAX)
 
-// The choice of row r by a warp, from its logits: the same as `choose`.
-DEVICE void choose_by_warp(const RouteArgs& a, uint32_t r) {
+DEVICE bool has_few_experts(const RouteArgs& a) { return a.n_experts <= EXPERTS_MAX && a.used <= 32; }
+
+// What an expert is chosen by, as an integer of the same order: zero where it is no number.
+struct Candidate {
+    float score;
+    uint32_t key;
+};
+
+DEVICE Candidate candidate(const RouteArgs& a, uint32_t r, uint32_t e) {
+    const float bias = a.table ? 0.0f : a.bias[e];
+    const float score = sqrtf(softplus(__ldcg(a.logits + uint64_t(r) * a.n_experts + e)));
+    const float biased = score + bias;
+    return {score, biased == biased ? ordered(biased) : 0u};
+}
+
+// Lane k gets the k-th best of a row's candidates, and its score. `best` comes as what is chosen already.
+template <int HELD>
+DEVICE void choose_best(const RouteArgs& a, const Candidate* candidates, uint32_t& best, float& chosen) {
     const uint32_t lane = threadIdx.x % 32;
-    const float* logits = a.logits + uint64_t(r) * a.n_experts;
+    uint32_t key[HELD];
+#pragma unroll
+    for (int i = 0; i < HELD; i++) {
+        key[i] = lane + 32 * i < a.n_experts ? candidates[lane + 32 * i].key : 0u;
+    }
+    for (uint32_t k = 0; k < a.used; k++) {
+        uint32_t largest = 0, at = 0;
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if (key[i] > largest) largest = key[i], at = i;
+        }
+        const uint32_t top = warp_max_bits(largest);
+        const uint32_t index = warp_min_bits(largest == top ? lane + 32 * at : 0xffffffffu);
+        // Logits that are no numbers leave no candidate: any expert then, never a wild one.
+        const uint32_t expert = top == 0 ? k : index;
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if (expert == lane + 32 * i) key[i] = 0;
+        }
+        if (lane == k) best = expert;
+    }
+    if (lane < a.used) chosen = candidates[best].score;
+}
+
+// The choice of row r by a warp, from its candidates: the same as `choose`.
+DEVICE void choose_by_warp(const RouteArgs& a, uint32_t r, const Candidate* candidates) {
+    const uint32_t lane = threadIdx.x % 32;
     uint32_t best = 0;
     float chosen = 0.0f;
     if (a.table) {
         if (lane < a.used) best = a.table[uint64_t(a.step.row(r).token) * a.used + lane];
-        chosen = sqrtf(softplus(__ldcg(logits + best)));
+        chosen = candidates[best].score;
+    } else if (a.n_experts <= EXPERTS_MAX / 2) {
+        choose_best<HELD_MAX / 2>(a, candidates, best, chosen);
     } else {
-        float score[HELD_EXPERTS];
-        // As integers of the same order; zero where there is none, where it is taken, or no number.
-        uint32_t key[HELD_EXPERTS];
-#pragma unroll
-        for (int i = 0; i < HELD_EXPERTS; i++) {
-            const uint32_t e = lane + 32 * i;
-            score[i] = e < a.n_experts ? __ldcg(logits + e) : 0.0f;
-            key[i] = e < a.n_experts ? __float_as_uint(a.bias[e]) : 0u;
-        }
-#pragma unroll
-        for (int i = 0; i < HELD_EXPERTS; i++) {
-            score[i] = sqrtf(softplus(score[i]));
-            const float biased = score[i] + __uint_as_float(key[i]);
-            key[i] = lane + 32 * i < a.n_experts && biased == biased ? ordered(biased) : 0u;
-        }
-        for (uint32_t k = 0; k < a.used; k++) {
-            uint32_t largest = 0, at = 0;
-#pragma unroll
-            for (int i = 0; i < HELD_EXPERTS; i++) {
-                if (key[i] > largest) largest = key[i], at = i;
-            }
-            const uint32_t top = warp_max_bits(largest);
-            const uint32_t index = warp_min_bits(largest == top ? lane + 32 * at : 0xffffffffu);
-            // Logits that are no numbers leave no candidate: any expert then, never a wild one.
-            const uint32_t expert = top == 0 ? k : index;
-            float own = 0.0f;
-#pragma unroll
-            for (int i = 0; i < HELD_EXPERTS; i++) {
-                if (expert == lane + 32 * i) own = score[i], key[i] = 0;
-            }
-            own = __shfl_sync(FULL_WARP, own, expert % 32);
-            if (lane == k) best = expert, chosen = own;
-        }
+        choose_best<HELD_MAX>(a, candidates, best, chosen);
     }
     float sum = 0.0f;
     for (uint32_t k = 0; k < a.used; k++) sum += __shfl_sync(FULL_WARP, chosen, k);
@@ -139,14 +151,27 @@ DEVICE void choose_by_warp(const RouteArgs& a, uint32_t r) {
     a.weights[uint64_t(r) * a.used + lane] = chosen / sum * a.scale;
 }
 
-DEVICE bool has_few_experts(const RouteArgs& a) { return a.n_experts <= 32 * HELD_EXPERTS && a.used <= 32; }
+// Rows that a block chooses for at once.
+#define CHOICE_ROWS 8
 
-// grid: rows, or eighths of them where a warp chooses. Shared: scores and biased scores of all experts.
+// The choices of up to CHOICE_ROWS rows by a block of as many warps, for few experts. `candidates` holds
+// those of all these rows.
+DEVICE void choose_rows(const RouteArgs& a, uint32_t first, uint32_t n, Candidate* candidates) {
+    for (uint32_t i = threadIdx.x; i < n * a.n_experts; i += blockDim.x) {
+        candidates[i] = candidate(a, first + i / a.n_experts, i % a.n_experts);
+    }
+    __syncthreads();
+    const uint32_t warp = threadIdx.x / 32;
+    if (warp < n) choose_by_warp(a, first + warp, candidates + warp * a.n_experts);
+}
+
+// grid: rows, or eighths of them where a warp chooses. Shared: two values an expert, for each row of the
+// block.
 KERNEL(256, route, RouteArgs) {
     DYNAMIC_SHARED(float, scores);
     if (!has_few_experts(a)) return choose(a, blockIdx.x, scores);
-    const uint32_t r = blockIdx.x * 8 + threadIdx.x / 32;
-    if (r < a.n_rows) choose_by_warp(a, r);
+    const uint32_t first = blockIdx.x * CHOICE_ROWS;
+    choose_rows(a, first, min(a.n_rows - first, uint32_t(CHOICE_ROWS)), reinterpret_cast<Candidate*>(scores));
 }
 
 struct RouterArgs {
@@ -154,7 +179,6 @@ struct RouterArgs {
     const float* x;           // [rows, hidden]
     const void* gate;         // [experts, hidden]
     uint32_t* done;           // blocks that are done: zero before and after
-    Region shared[3];         // weights of the shared expert, which are read next
     uint32_t gate_type, hidden;
 };
 
@@ -231,7 +255,8 @@ DEVICE float read_product(const RouterArgs& a, uint64_t row, const float* x, uin
 }
 
 // The logits of two experts a block, for all rows; the block that is done last chooses. grid: experts /
-// 2. Shared: as `route`. The width is made of eights.
+// 2. Shared: as `route`; there are CHOICE_ROWS rows at
+// most. The width is made of eights.
 KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
     DYNAMIC_SHARED(float, scores);
     SHARED float sums[ROUTER_WARPS];
@@ -250,9 +275,6 @@ KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
             const uint16_t* from = static_cast<const uint16_t*>(a.gate) + row + at;
             weights[k] = *reinterpret_cast<const uint4*>(from);
         }
-    }
-    if (warp == 0) {
-        for (int i = 0; i < 3; i++) fetch_region(a.shared[i]);
     }
     await_previous();
     for (uint32_t r = 0; r < a.route.n_rows; r++) {
@@ -277,12 +299,8 @@ KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
     if (!last) return;
     __threadfence();
     if (threadIdx.x == 0) *a.done = 0;
-    const bool few = has_few_experts(a.route);
-    for (uint32_t r = few ? warp : 0; r < a.route.n_rows; r += few ? ROUTER_WARPS : 1) {
-        if (few) {
-            choose_by_warp(a.route, r);
-        } else {
-            choose(a.route, r, scores);
-        }
+    if (has_few_experts(a.route)) {
+        return choose_rows(a.route, 0, a.route.n_rows, reinterpret_cast<Candidate*>(scores));
     }
+    for (uint32_t r = 0; r < a.route.n_rows; r++) choose(a.route, r, scores);
 }

@@ -101,16 +101,13 @@ impl Layer<'_> {
     ) -> Result<()> {
         let (parts, w, n_rows) = (&self.parts, self.w, self.step.rows.len());
         let (gpu, products, own) = (parts.gpu, parts.products, parts.projections);
-        let q_b = w.q_b.matrix()?;
-        let index_q_b = w.indexer.as_ref().map(|indexer| indexer.q_b.matrix()).transpose()?;
-        let (out_a, out_b) = (w.out_a.matrix()?, w.out_b.matrix()?);
-        products.announce([Some(q_b), index_q_b]);
         self.project(x, work)?;
         self.finish_latent(work)?;
         let buffers = &*work.buffers;
-        let mut of_latent = vec![(&own.q_raw, q_b)];
-        of_latent.extend(index_q_b.map(|q_b| (&buffers.index_q, q_b)));
-        products.announce([Some(out_a), None]);
+        let mut of_latent = vec![(&own.q_raw, w.q_b.matrix()?)];
+        if let Some(indexer) = &w.indexer {
+            of_latent.push((&buffers.index_q, indexer.q_b.matrix()?));
+        }
         matmul::matmul_many(gpu, products, &buffers.q_latent, &of_latent, n_rows)?;
         let picked = &*work.picked;
         // Where everything is selected nothing is picked, and the kernel sees that by itself.
@@ -129,9 +126,8 @@ impl Layer<'_> {
         let what = Attention { kv: self.kv, layer: self.layer, selected, sinks, n_rows };
         attend::attend_raw(parts, (&buffers.heads, &own.q_raw), &what, &w.rope, n_groups)?;
         let (low, heads) = (&own.out_low, &buffers.heads);
-        products.announce([Some(out_b), None]);
-        matmul::grouped_matmul(gpu, products, low, heads, out_a, n_groups, n_rows)?;
-        matmul::matmul(gpu, products, y, low, out_b, n_rows)
+        matmul::grouped_matmul(gpu, products, low, heads, w.out_a.matrix()?, n_groups, n_rows)?;
+        matmul::matmul(gpu, products, y, low, w.out_b.matrix()?, n_rows)
     }
 
     /// Everything that reads x.

@@ -3,9 +3,8 @@
 use backend::{Act, Ids, MoeWeights, Result, RouterWeights, Routing, Shape};
 
 use crate::gpu::{Buffer, Gpu};
-use crate::matmul::{self, Region};
 use crate::route::{self, Choice};
-use crate::{Cuda, FEW_ROWS, Parts};
+use crate::{Cuda, FEW_ROWS, Parts, matmul};
 
 /// The router's output, and the choice; what the head's vocabulary reads.
 pub(crate) struct Workspace {
@@ -67,11 +66,8 @@ pub(crate) fn moe(
         RouterWeights::TopK { bias } => Choice::Bias(bias.values()?),
         RouterWeights::Hash { table } => Choice::Table(table.table()?),
     };
-    let shared = [&w.shared.gate, &w.shared.up, &w.shared.down];
-    let [of_gate, of_up, of_down] = shared.map(|m| m.matrix().map(Region::of));
-    let shared = [of_gate?, of_up?, of_down?];
     let (routing, logits) = (&work.routing, &work.logits);
-    if !route::router(parts, routing, (logits, x), (gate, shared), &choice, n_rows)? {
+    if !route::router(parts, routing, (logits, x), gate, &choice, n_rows)? {
         matmul::matmul(gpu, products, logits, x, gate, n_rows)?;
         route::route(parts, routing, logits, &choice, n_rows)?;
     }

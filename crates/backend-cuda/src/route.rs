@@ -4,17 +4,18 @@ use backend::{Act, Result, Routing};
 
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
-use crate::matmul::{Matrix, Region};
+use crate::matmul::Matrix;
 
 const ROUTE: Kernel = Kernel::new("route", "route");
 const ROUTER: Kernel = Kernel::new("route", "router");
 /// Threads and experts of a block of `router`, as in cuda/route.cu.
 const ROUTER_THREADS: u32 = 256;
 const ROUTER_EXPERTS: usize = 2;
-/// Experts among which a warp can choose: `32 * HELD_EXPERTS` of cuda/route.cu.
+/// Experts among which a warp can choose: `EXPERTS_MAX` of cuda/route.cu.
 const WARP_EXPERTS: usize = 512;
-/// With more rows the weights of the router are worth reading once for all.
-const ROUTER_ROWS: usize = 8;
+/// Rows that a block chooses for at once; with more, the weights of the router are worth reading once for
+/// all by a product.
+const CHOICE_ROWS: usize = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -41,7 +42,6 @@ struct RouterArgs {
     x: DevicePtr,
     gate: DevicePtr,
     done: DevicePtr,
-    shared: [Region; 3],
     gate_type: u32,
     hidden: u32,
 }
@@ -82,6 +82,16 @@ fn route_args(
     }
 }
 
+/// Blocks of 256 threads that choose for all rows, and the shared memory of each.
+fn choices(args: &RouteArgs) -> (usize, usize) {
+    let (experts, rows) = (args.n_experts as usize, args.n_rows as usize);
+    // A warp chooses for a row if it can.
+    match experts <= WARP_EXPERTS && args.used <= 32 {
+        true => (rows.div_ceil(CHOICE_ROWS), 8 * experts * rows.min(CHOICE_ROWS)),
+        false => (rows, 8 * experts),
+    }
+}
+
 /// The choice from given logits.
 pub(crate) fn route(
     parts: &Parts<'_>,
@@ -91,10 +101,8 @@ pub(crate) fn route(
     n_rows: usize,
 ) -> Result<()> {
     let args = route_args(parts, routing, logits, choice, n_rows);
-    // A warp chooses for a row if it can.
-    let by_warp = logits.cols <= WARP_EXPERTS && routing.ids.cols <= 32;
-    let blocks = if by_warp { n_rows.div_ceil(8) } else { n_rows };
-    parts.gpu.launch(&ROUTE, Launch::new(blocks, 256).shared(8 * logits.cols), &args)
+    let (blocks, shared) = choices(&args);
+    parts.gpu.launch(&ROUTE, Launch::new(blocks, 256).shared(shared), &args)
 }
 
 /// The logits too, for few rows and plain weights of a width in eights; otherwise nothing is done, and
@@ -103,27 +111,28 @@ pub(crate) fn router(
     parts: &Parts<'_>,
     routing: &Routing<Buffer, Buffer>,
     (logits, x): (&Act<Buffer>, &Act<Buffer>),
-    (gate, shared): (&Matrix, [Region; 3]),
+    gate: &Matrix,
     choice: &Choice,
     n_rows: usize,
 ) -> Result<bool> {
     let Some((weights, ty)) = gate.floats().filter(|_| x.cols.is_multiple_of(8)) else {
         return Ok(false);
     };
-    if n_rows > ROUTER_ROWS {
+    if n_rows > CHOICE_ROWS {
         return Ok(false);
     }
+    let route = route_args(parts, routing, logits, choice, n_rows);
+    let (_, shared) = choices(&route);
     let args = RouterArgs {
-        route: route_args(parts, routing, logits, choice, n_rows),
+        route,
         x: x.buf.ptr(),
         gate: weights,
         done: parts.mixture.done.ptr(),
-        shared,
         gate_type: ty as u32,
         hidden: x.cols as u32,
     };
     let blocks = logits.cols.div_ceil(ROUTER_EXPERTS);
-    let launch = Launch::new(blocks, ROUTER_THREADS).shared(8 * logits.cols);
+    let launch = Launch::new(blocks, ROUTER_THREADS).shared(shared);
     parts.gpu.launch(&ROUTER, launch, &args)?;
     Ok(true)
 }

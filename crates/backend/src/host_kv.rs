@@ -88,7 +88,7 @@ impl<'a> SpanRows<'a> {
 }
 
 impl HostKv {
-    /// Allocates the whole store, zeroed.
+    /// Allocates the whole store, zeroed and written.
     ///
     /// # Errors
     /// The layout is larger than the address space.
@@ -318,8 +318,8 @@ impl LayerKv {
         let pooled = |row: RowLayout| kind.ratio().map(|ratio| PooledKv::new(ratio, row, layout));
         Self {
             kind,
-            ring: vec![0; layout.n_slots * layout.window * bytes],
-            staged: vec![0; layout.step_rows * bytes],
+            ring: taken(layout.n_slots * layout.window * bytes),
+            staged: taken(layout.step_rows * bytes),
             attention: pooled(layout.row),
             index: if kind == LayerKind::Csa { pooled(layout.index_row) } else { None },
         }
@@ -357,16 +357,28 @@ impl LayerKv {
     }
 }
 
+/// Zeros that are there: the system gives memory when it is first written, and a store that grew
+/// with every conversation could run out of it in the middle of one.
+fn taken<T: Copy + Default>(n: usize) -> Vec<T> {
+    const SYSTEM_PAGE: usize = 4096;
+    let mut values = vec![T::default(); n];
+    for part in values.chunks_mut(SYSTEM_PAGE / size_of::<T>()) {
+        // Writing zero over zero would otherwise be left out.
+        *std::hint::black_box(&mut part[0]) = T::default();
+    }
+    values
+}
+
 impl PooledKv {
     fn new(ratio: usize, row: RowLayout, layout: &KvLayout) -> Self {
         let open = KvLayout::open_len(row.dim, ratio);
         Self {
             ratio,
             row,
-            pages: vec![0; layout.n_pages * (PAGE_TOKENS / ratio) * row.bytes()],
-            staged: vec![0; layout.staged_rows(ratio) * row.bytes()],
-            open: vec![0.0; layout.n_slots * KvLayout::open_positions(ratio) * open],
-            staged_open: vec![0.0; layout.step_rows * open],
+            pages: taken(layout.n_pages * (PAGE_TOKENS / ratio) * row.bytes()),
+            staged: taken(layout.staged_rows(ratio) * row.bytes()),
+            open: taken(layout.n_slots * KvLayout::open_positions(ratio) * open),
+            staged_open: taken(layout.step_rows * open),
         }
     }
 

@@ -1,6 +1,7 @@
 //! One KV row to bytes and back, in the layout of [`RowLayout`].
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use quant::round_trip::{
     fp4_block_decode, fp4_block_encode, fp8_block_decode, fp8_block_encode, hadamard,
 };
@@ -75,8 +76,13 @@ fn encode_attention(layout: &RowLayout, x: &[f32], out: &mut [u8]) {
 
 fn decode_tail(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
     if format == RowFormat::Model {
-        for (v, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            *v = f16::from_le_bytes([b[0], b[1]]).to_f32();
+        // Sixteen at a time: one by one, each would be a call.
+        for (out, bytes) in out.chunks_mut(16).zip(bytes.chunks(32)) {
+            let mut halves = [f16::ZERO; 16];
+            for (half, b) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *half = f16::from_le_bytes(*b);
+            }
+            halves[..out.len()].convert_to_f32_slice(out);
         }
     } else {
         for (v, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {

@@ -14,6 +14,7 @@ use crate::layer::layers;
 use crate::load;
 use crate::mtp::Mtp;
 use crate::options::Options;
+use crate::plan;
 use crate::slots::Slot;
 use crate::snapshot::NUMERICS_VERSION;
 
@@ -30,6 +31,8 @@ pub struct Core<B: Ops> {
     pub(crate) slots: Vec<Slot>,
     pub(crate) step: Step,
     pub(crate) logits: Vec<f32>,
+    /// Room for the state of one sequence on its way to or from an anchor.
+    pub(crate) state: Vec<u8>,
     pub(crate) fingerprint: [u8; 32],
     /// Set from outside to abandon a chunk.
     pub(crate) stop: Option<Arc<AtomicBool>>,
@@ -100,10 +103,11 @@ impl<B: Ops> Core<B> {
         let acts = Activations::alloc(&mut be, &shape)?;
         let fingerprint = gguf.fingerprint();
         Ok(Self {
-            cache: cache(&fingerprint, &options),
+            cache: cache(&fingerprint, &config, &options),
             slots: (0..options.n_slots).map(|_| Slot::new(&options)).collect(),
             step: empty_step(&options),
             logits: vec![0.0; options.logit_rows * config.n_vocab],
+            state: Vec::with_capacity(plan::state_bytes_max(&config, &options)),
             be,
             config,
             options,
@@ -306,9 +310,9 @@ impl<B: Ops> Weights<B> {
     }
 }
 
-fn cache(fingerprint: &[u8; 32], options: &Options) -> Cache {
+fn cache(fingerprint: &[u8; 32], config: &Config, options: &Options) -> Cache {
     let root = PageKey::root(fingerprint, options.rows.name(), NUMERICS_VERSION);
-    Cache::new(root, options.n_pages(), options.anchor_bytes)
+    Cache::new(root, options.n_pages(), plan::anchor_budget(config, options))
 }
 
 fn empty_step(options: &Options) -> Step {

@@ -85,3 +85,10 @@ pub enum Error {
         available: u64,
     },
 }
+
+impl Error {
+    /// Whether nothing can be computed any more, whatever is asked.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Backend(backend::Error::Lost { .. }))
+    }
+}

@@ -18,7 +18,7 @@ mod slots;
 mod snapshot;
 
 pub use crate::core::{Core, Feed, Wanted};
-pub use backend::RowFormat;
+pub use backend::{Error as DeviceError, RowFormat};
 pub use error::{Error, Result};
 pub use options::Options;
 pub use plan::{MemoryPlan, PlanLine, weight_bytes};

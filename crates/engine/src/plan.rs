@@ -35,7 +35,7 @@ impl MemoryPlan {
         let draft = if options.draft { Mtp::<B>::bytes(&shape) } else { 0 };
         let logits = 4 * options.logit_rows * config.n_vocab;
         let activations = Activations::<B::Buf, B::IdBuf>::bytes(&shape) + logits + draft;
-        let anchors = options.anchor_bytes.min(anchor_bytes_max(config, options));
+        let anchors = anchor_budget(config, options) + state_bytes_max(config, options);
         let line = |label, bytes: usize| PlanLine { label, bytes: bytes as u64 };
         Self {
             lines: vec![
@@ -72,13 +72,22 @@ pub fn weight_bytes<B: Device>(backend: &B, gguf: &Gguf, draft: bool, n_layers: 
     tensors.map(|t| backend.weight_bytes(t.ty, &t.dims, t.n_bytes)).sum()
 }
 
-/// What anchors of full sequences could take: one every 2,048 tokens, and a few at odd places.
-fn anchor_bytes_max(config: &Config, options: &Options) -> usize {
+/// Bytes of anchors that are kept: at most what the options say, and no more than are of use. A
+/// sequence leaves two for a question and its answer, seldom more than that on a page, and where
+/// pages go, their anchors go.
+pub(crate) fn anchor_budget(config: &Config, options: &Options) -> usize {
+    let per_page = 2 * state_bytes_max(config, options);
+    options.anchor_bytes.min(options.n_pages().saturating_mul(per_page))
+}
+
+/// Bytes of the largest state of one sequence, an incomplete page included.
+pub(crate) fn state_bytes_max(config: &Config, options: &Options) -> usize {
     let layout = options.kv_layout(config);
     let at = |len: usize| -> usize {
         layout.layers.iter().map(|l| AnchorView { len }.bytes(l.kind, &layout)).sum()
     };
-    let periodic = options.pool_tokens / crate::slots::ANCHOR_EVERY;
-    let odd = at(options.context.min(128 * 8 - 1)) + layout.page_bytes();
-    periodic * at(options.context / 128 * 128) + 8 * options.n_slots * odd
+    // Compressors close after at most 128 positions.
+    let largest = (options.context.saturating_sub(127)..=options.context).map(at).max();
+    let pending = if options.draft { 4 * config.streams_len() } else { 0 };
+    largest.unwrap_or(0) + layout.page_bytes() + pending
 }

@@ -1,7 +1,7 @@
 //! One sequence: its tokens, its pages, and how both grow, shrink and come back.
 
 use backend::{Ops, PAGE_TOKENS};
-use kvcache::{Anchor, PageKey};
+use kvcache::PageKey;
 
 use crate::core::{Core, Feed, Wanted};
 use crate::error::{Error, Result};
@@ -85,13 +85,17 @@ impl<B: Ops> Core<B> {
         if len == 0 || self.slots[slot].filled {
             return Ok(());
         }
-        let mut bytes = Vec::new();
-        self.write_state(slot, &mut bytes)?;
+        let mut bytes = std::mem::take(&mut self.state);
+        bytes.clear();
+        let written = self.write_state(slot, &mut bytes);
         let Slot { tokens, chain, .. } = &self.slots[slot];
-        let tail = tokens[len / PAGE_TOKENS * PAGE_TOKENS..].to_vec();
+        let tail = &tokens[len / PAGE_TOKENS * PAGE_TOKENS..];
         let key = chain.unwrap_or(self.cache.root());
-        self.cache.put_anchor(key, Anchor { tail, bytes });
-        Ok(())
+        if written.is_ok() {
+            self.cache.put_anchor(key, tail, &bytes);
+        }
+        self.state = bytes;
+        written
     }
 
     /// Makes the slot hold the longest reusable beginning of `tokens`, at most all but the last
@@ -120,12 +124,15 @@ impl<B: Ops> Core<B> {
         };
         let whole = anchor / PAGE_TOKENS * PAGE_TOKENS;
         let tail = &tokens[whole..anchor];
-        let bytes = self.cache.anchor(key, tail).map(|a| a.bytes.clone()).unwrap_or_default();
+        let mut bytes = std::mem::take(&mut self.state);
+        bytes.clear();
+        self.cache.read_anchor(key, tail, &mut bytes);
         let state = &mut self.slots[slot];
         state.pages.extend_from_slice(&found.pages);
         state.tokens.extend_from_slice(&tokens[..anchor]);
         state.chain = (whole > 0).then_some(key);
         let restored = self.reserve(slot, 0).and_then(|()| self.read_state(slot, &bytes));
+        self.state = bytes;
         if let Err(error) = restored {
             self.release(slot);
             return Err(error);
@@ -192,9 +199,19 @@ impl<B: Ops> Core<B> {
         if len == 0 {
             return Ok(());
         }
-        let mut bytes = Vec::new();
-        self.write_state(from, &mut bytes)?;
-        let whole = len / PAGE_TOKENS;
+        let mut bytes = std::mem::take(&mut self.state);
+        bytes.clear();
+        let copied = self.write_state(from, &mut bytes).and_then(|()| self.copy(from, to, &bytes));
+        self.state = bytes;
+        if copied.is_err() {
+            self.release(to);
+        }
+        copied
+    }
+
+    /// Makes an empty slot hold what another holds, whose state is given.
+    fn copy(&mut self, from: usize, to: usize, state: &[u8]) -> Result<()> {
+        let whole = self.slots[from].tokens.len() / PAGE_TOKENS;
         for i in 0..whole {
             let page = self.slots[from].pages[i];
             self.cache.retain(page);
@@ -205,11 +222,8 @@ impl<B: Ops> Core<B> {
         self.slots[from].tokens = tokens;
         self.slots[to].chain = self.slots[from].chain;
         self.slots[to].filled = self.slots[from].filled;
-        let copied = self.reserve(to, 0).and_then(|()| self.read_state(to, &bytes));
-        if copied.is_err() {
-            self.release(to);
-        }
-        copied
+        self.reserve(to, 0)?;
+        self.read_state(to, state)
     }
 
     /// Committed positions of each layer's KV; the MTP block lags by one.

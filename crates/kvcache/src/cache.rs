@@ -3,15 +3,7 @@
 use std::collections::HashMap;
 
 use crate::key::{PAGE_TOKENS, PageKey};
-
-/// What resuming at one position needs beside complete pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Anchor {
-    /// Tokens after the last complete page; their compressed rows are in `bytes`.
-    pub tail: Vec<u32>,
-    /// State made by the engine; opaque here.
-    pub bytes: Vec<u8>,
-}
+use crate::store::{Place, Store};
 
 /// The longest reusable beginning of a token sequence.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +29,7 @@ pub struct Stats {
     pub cached_pages: usize,
     /// Anchors held.
     pub anchors: usize,
-    /// Bytes of all anchors.
+    /// Bytes that all anchors take, in whole blocks.
     pub anchor_bytes: usize,
 }
 
@@ -51,8 +43,7 @@ pub struct Cache {
     nodes: HashMap<PageKey, Node>,
     /// Name of each page that has one.
     names: Vec<Option<PageKey>>,
-    anchor_budget: usize,
-    anchor_bytes: usize,
+    store: Store,
     clock: u64,
 }
 
@@ -67,14 +58,18 @@ struct Node {
     used: u64,
 }
 
+/// An anchor: what resuming at one position needs beside complete pages.
 #[derive(Debug)]
 struct Held {
-    anchor: Anchor,
+    /// Tokens after the last complete page; their compressed rows are in the bytes.
+    tail: Vec<u32>,
+    /// State made by the engine; opaque here.
+    place: Place,
     used: u64,
 }
 
 impl Cache {
-    /// Books for `n_pages` pages and at most `anchor_budget` bytes of anchors.
+    /// Books for `n_pages` pages, and memory for at most `anchor_budget` bytes of anchors.
     pub fn new(root: PageKey, n_pages: usize, anchor_budget: usize) -> Self {
         Self {
             root,
@@ -82,8 +77,7 @@ impl Cache {
             free: (0..n_pages as u32).rev().collect(),
             nodes: HashMap::from([(root, Node::default())]),
             names: vec![None; n_pages],
-            anchor_budget,
-            anchor_bytes: 0,
+            store: Store::new(anchor_budget),
             clock: 0,
         }
     }
@@ -101,7 +95,7 @@ impl Cache {
             free_pages: self.free.len(),
             cached_pages: self.names.iter().enumerate().filter(|&p| cached(p)).count(),
             anchors: self.nodes.values().map(|n| n.anchors.len()).sum(),
-            anchor_bytes: self.anchor_bytes,
+            anchor_bytes: self.store.used_bytes(),
         }
     }
 
@@ -175,19 +169,20 @@ impl Cache {
         (key, page)
     }
 
-    /// Hangs an anchor behind the chain `key`. Replaces one at the same tokens; evicts the least
-    /// recently used anchors to stay in budget. An anchor over the whole budget is not kept.
-    pub fn put_anchor(&mut self, key: PageKey, anchor: Anchor) -> bool {
-        let bytes = anchor.bytes.len();
-        if bytes > self.anchor_budget || !self.nodes.contains_key(&key) {
+    /// Hangs an anchor behind the chain `key`: the tokens after its last page, and what the engine
+    /// needs to go on there. Replaces one at the same tokens; evicts the least recently used
+    /// anchors where room is short. An anchor larger than all room is not kept.
+    pub fn put_anchor(&mut self, key: PageKey, tail: &[u32], bytes: &[u8]) -> bool {
+        if !self.store.could_hold(bytes.len()) || !self.nodes.contains_key(&key) {
             return false;
         }
-        self.drop_anchor(key, &anchor.tail);
-        while self.anchor_bytes + bytes > self.anchor_budget && self.evict_anchor() {}
+        self.drop_anchor(key, tail);
+        while !self.store.can_hold(bytes.len()) && self.evict_anchor() {}
+        let (Some(node), Some(place)) = (self.nodes.get_mut(&key), self.store.put(bytes)) else {
+            return false;
+        };
         self.clock += 1;
-        self.anchor_bytes += bytes;
-        let held = Held { anchor, used: self.clock };
-        self.nodes.entry(key).or_default().anchors.push(held);
+        node.anchors.push(Held { tail: tail.to_vec(), place, used: self.clock });
         true
     }
 
@@ -204,8 +199,8 @@ impl Cache {
             node.used = self.clock;
             best.matched = best.matched.max(done);
             for held in &mut node.anchors {
-                let at = done + held.anchor.tail.len();
-                if rest.starts_with(&held.anchor.tail) {
+                let at = done + held.tail.len();
+                if rest.starts_with(&held.tail) {
                     best.matched = best.matched.max(at);
                     if at <= limit && at > best.anchor {
                         held.used = self.clock;
@@ -230,10 +225,11 @@ impl Cache {
         best
     }
 
-    /// The anchor that [`Cache::lookup`] chose.
-    pub fn anchor(&self, key: PageKey, tail: &[u32]) -> Option<&Anchor> {
-        let node = self.nodes.get(&key)?;
-        node.anchors.iter().map(|held| &held.anchor).find(|a| a.tail == tail)
+    /// Appends the bytes of the anchor that [`Cache::lookup`] chose. Whether it is there.
+    pub fn read_anchor(&self, key: PageKey, tail: &[u32], out: &mut Vec<u8>) -> bool {
+        let anchors = self.nodes.get(&key).map_or(&[][..], |node| &node.anchors);
+        let held = anchors.iter().find(|held| held.tail == tail);
+        held.inspect(|held| self.store.read(&held.place, out)).is_some()
     }
 
     /// How far `tokens` agree with any page that follows `key`, and what the page that agrees
@@ -248,7 +244,7 @@ impl Cache {
         };
         let Some(node) = self.nodes.get(&key) else { return (0, None) };
         let pages = node.children.iter().filter_map(|c| self.nodes.get(c));
-        let tails = node.anchors.iter().map(|h| agree(&h.anchor.tail));
+        let tails = node.anchors.iter().map(|h| agree(&h.tail));
         let (same, instead) =
             pages.map(|n| agree(&n.tokens)).chain(tails).max().unwrap_or((0, None));
         (done + same, instead)
@@ -256,20 +252,19 @@ impl Cache {
 
     fn drop_anchor(&mut self, key: PageKey, tail: &[u32]) {
         let Some(node) = self.nodes.get_mut(&key) else { return };
-        if let Some(i) = node.anchors.iter().position(|h| h.anchor.tail == tail) {
-            self.anchor_bytes -= node.anchors.swap_remove(i).anchor.bytes.len();
+        if let Some(i) = node.anchors.iter().position(|held| held.tail == tail) {
+            self.store.give_back(node.anchors.swap_remove(i).place);
         }
     }
 
     fn evict_anchor(&mut self) -> bool {
-        let oldest = self
-            .nodes
-            .iter()
-            .flat_map(|(key, node)| node.anchors.iter().map(move |h| (h.used, *key, h)))
-            .min_by_key(|(used, key, _)| (*used, *key))
-            .map(|(_, key, held)| (key, held.anchor.tail.clone()));
-        let Some((key, tail)) = oldest else { return false };
-        self.drop_anchor(key, &tail);
+        let held = |(key, node): (&PageKey, &Node)| {
+            let used = node.anchors.iter().enumerate().map(|(i, held)| (held.used, i)).min();
+            used.map(|(used, i)| (used, *key, i))
+        };
+        let Some((_, key, i)) = self.nodes.iter().filter_map(held).min() else { return false };
+        let Some(node) = self.nodes.get_mut(&key) else { return false };
+        self.store.give_back(node.anchors.swap_remove(i).place);
         true
     }
 
@@ -285,7 +280,7 @@ impl Cache {
             .min_by_key(|(key, node)| (node.used, **key))
             .map(|(key, _)| *key)?;
         let node = self.nodes.remove(&key)?;
-        self.anchor_bytes -= node.anchors.iter().map(|h| h.anchor.bytes.len()).sum::<usize>();
+        node.anchors.into_iter().for_each(|held| self.store.give_back(held.place));
         if let Some(parent) = node.parent.and_then(|p| self.nodes.get_mut(&p)) {
             parent.children.retain(|child| *child != key);
         }
@@ -298,32 +293,33 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::BLOCK_BYTES;
 
-    fn cache(n_pages: usize, budget: usize) -> Cache {
-        Cache::new(PageKey::root(&[7; 32], "model", 1), n_pages, budget)
+    /// A cache with room for so many small anchors.
+    fn cache(n_pages: usize, n_anchors: usize) -> Cache {
+        Cache::new(PageKey::root(&[7; 32], "model", 1), n_pages, n_anchors * BLOCK_BYTES)
     }
 
     fn page(seed: u32) -> Vec<u32> {
         (0..PAGE_TOKENS as u32).map(|i| seed * 1000 + i).collect()
     }
 
-    fn anchor(tail: &[u32], bytes: usize) -> Anchor {
-        Anchor { tail: tail.to_vec(), bytes: vec![1; bytes] }
-    }
-
     #[test]
     fn the_longest_chain_with_an_anchor_inside_the_limit_is_found() {
-        let mut c = cache(4, 1000);
+        let mut c = cache(4, 10);
         let (p0, p1) = (c.take_page().unwrap(), c.take_page().unwrap());
         let (k0, _) = c.publish(c.root(), &page(1), p0);
         let (k1, _) = c.publish(k0, &page(2), p1);
-        assert!(c.put_anchor(k0, anchor(&[], 10)));
-        assert!(c.put_anchor(k1, anchor(&[5, 6], 10)));
+        assert!(c.put_anchor(k0, &[], &[10; 10]));
+        assert!(c.put_anchor(k1, &[5, 6], &[11; 12]));
         let tokens: Vec<u32> = [page(1), page(2), vec![5, 6, 7]].concat();
         let found = c.lookup(&tokens, 1000);
         assert_eq!((found.anchor, found.matched), (514, 514));
         assert_eq!(found.pages, [p0, p1]);
-        assert!(c.anchor(found.key.unwrap(), &[5, 6]).is_some());
+        let mut bytes = vec![0];
+        assert!(c.read_anchor(found.key.unwrap(), &[5, 6], &mut bytes));
+        assert_eq!(bytes, [&[0][..], &[11; 12]].concat());
+        assert!(!c.read_anchor(found.key.unwrap(), &[5], &mut bytes));
         let limited = c.lookup(&tokens, 513);
         assert_eq!((limited.anchor, limited.pages), (256, vec![p0]));
         let mut other = tokens.clone();
@@ -349,7 +345,7 @@ mod tests {
 
     #[test]
     fn pages_are_evicted_leaves_first_and_only_when_unused() {
-        let mut c = cache(2, 100);
+        let mut c = cache(2, 10);
         let (a, b) = (c.take_page().unwrap(), c.take_page().unwrap());
         let (ka, _) = c.publish(c.root(), &page(1), a);
         c.publish(ka, &page(2), b);
@@ -365,17 +361,33 @@ mod tests {
 
     #[test]
     fn anchors_stay_in_budget() {
-        let mut c = cache(1, 25);
+        let mut c = cache(1, 2);
         let root = c.root();
-        assert!(c.put_anchor(root, anchor(&[1], 10)));
-        assert!(c.put_anchor(root, anchor(&[1, 2], 10)));
+        assert!(c.put_anchor(root, &[1], &[1; 10]));
+        assert!(c.put_anchor(root, &[1, 2], &[2; 10]));
         assert_eq!(c.lookup(&[1, 9], 10).anchor, 1);
-        assert!(c.put_anchor(root, anchor(&[3], 10)));
+        assert!(c.put_anchor(root, &[3], &[3; 10]));
         // The anchor that was looked up last survives.
         assert_eq!(c.lookup(&[1, 2, 3], 10).anchor, 1);
-        assert!(!c.put_anchor(root, anchor(&[4], 26)));
-        assert_eq!(c.stats().anchor_bytes, 20);
-        assert!(c.put_anchor(root, anchor(&[3], 12)));
-        assert_eq!(c.stats(), Stats { anchors: 2, anchor_bytes: 22, ..c.stats() });
+        let too_large = vec![4; 2 * BLOCK_BYTES + 1];
+        assert!(!c.put_anchor(root, &[4], &too_large));
+        assert_eq!(c.stats().anchor_bytes, 2 * BLOCK_BYTES);
+        assert!(c.put_anchor(root, &[3], &[5; 12]), "one in the place of another");
+        let taken = Stats { anchors: 2, anchor_bytes: 2 * BLOCK_BYTES, ..c.stats() };
+        assert_eq!(c.stats(), taken);
+        assert!(c.put_anchor(root, &[6], &too_large[1..]), "both make room for a large one");
+        let one = Stats { anchors: 1, anchor_bytes: 2 * BLOCK_BYTES, ..c.stats() };
+        assert_eq!(c.stats(), one);
+    }
+
+    #[test]
+    fn an_evicted_page_gives_its_anchors_back() {
+        let mut c = cache(1, 4);
+        let only = c.take_page().unwrap();
+        let (key, _) = c.publish(c.root(), &page(1), only);
+        assert!(c.put_anchor(key, &[1], &[1; 10]) && c.put_anchor(key, &[2], &[2; 10]));
+        c.release(only);
+        assert_eq!(c.take_page(), Some(only));
+        assert_eq!((c.stats().anchors, c.stats().anchor_bytes), (0, 0));
     }
 }

@@ -11,6 +11,7 @@
 
 mod cache;
 mod key;
+mod store;
 
-pub use cache::{Anchor, Cache, Lookup, Stats};
+pub use cache::{Cache, Lookup, Stats};
 pub use key::{PAGE_TOKENS, PageKey};

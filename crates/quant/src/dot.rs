@@ -204,11 +204,11 @@ pub struct WeightedSum<'a> {
 }
 
 /// Weight rows that are unpacked together.
-pub(crate) const PANEL_ROWS: usize = 64;
+pub(crate) const PANEL_ROWS: usize = 128;
 /// Weights of a row that are unpacked together; a multiple of every block length.
 pub(crate) const PANEL_COLS: usize = 1024;
 
-/// Working memory of one thread, of one fixed size (about 300 KiB).
+/// Working memory of one thread, of one fixed size (about 350 KiB).
 pub struct Scratch {
     /// Unpacked weights, at most 16 bits each, then what belongs to their blocks.
     pub(crate) panel: Vec<Line>,

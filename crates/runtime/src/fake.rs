@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use engine::{Engine, Error, Feed, Info, Options, Result, Reuse, RowFormat};
+use engine::{DeviceError, Engine, Error, Feed, Info, Options, Result, Reuse, RowFormat};
 use kvcache::PAGE_TOKENS;
 
 /// Writes the logits that follow a sequence of tokens. `logits` is zero before.
@@ -24,6 +24,8 @@ pub struct FakeEngine {
     n_pages: usize,
     model: Model,
     faults: Faults,
+    /// The feed at which the device is lost.
+    lost_at: u64,
     step_time: Duration,
     slots: Vec<Vec<u32>>,
     staged: Vec<(usize, Vec<u32>)>,
@@ -51,6 +53,7 @@ impl FakeEngine {
             info: Info { backend: "fake", n_vocab, options, draft: false },
             model,
             faults: Box::new(|_, _| None),
+            lost_at: u64::MAX,
             step_time: Duration::ZERO,
             slots: vec![Vec::new(); n_slots],
             staged: Vec::new(),
@@ -86,6 +89,13 @@ impl FakeEngine {
     #[must_use]
     pub fn with_faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
+        self
+    }
+
+    /// With a device that is lost at the `n`-th feed, counted from 1.
+    #[must_use]
+    pub fn with_loss(mut self, n: u64) -> Self {
+        self.lost_at = n;
         self
     }
 
@@ -139,6 +149,10 @@ impl Engine for FakeEngine {
         self.discard();
         self.check(feeds)?;
         self.n_feeds += 1;
+        if self.n_feeds >= self.lost_at {
+            let what = "the device does not answer".to_owned();
+            return Err(Error::Backend(DeviceError::Lost { device: "fake", what }));
+        }
         if let Some(what) = (self.faults)(self.n_feeds, feeds) {
             return Err(Error::Io(std::io::Error::other(what)));
         }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use engine::Engine;
 
-use crate::Events;
 use crate::clock::{Clock, SystemClock};
 use crate::event::{Event, Failure};
+use crate::events::{EventSender, Events, channel as event_channel};
 use crate::request::{Limits, Refusal, Request};
 use crate::scheduler::{Progress, Scheduler, SchedulerOptions};
 use crate::stats::{Stats, Ticket};
@@ -35,10 +35,11 @@ struct Shared {
     n_pages: usize,
     queue_max: usize,
     is_closing: AtomicBool,
+    is_lost: AtomicBool,
 }
 
 enum Command {
-    Submit(Request, async_channel::Sender<Event>, Ticket),
+    Submit(Request, EventSender, Ticket),
     /// Finish what is live within this time, fail everything else, end.
     ShutDown(Duration),
 }
@@ -74,11 +75,13 @@ impl Runtime {
             n_pages: info.options.n_pages(),
             queue_max,
             is_closing: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
         });
         let (commands, inbox) = channel();
+        let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let mut scheduler = Scheduler::new(engine, options, SystemClock::start(), stats);
-            run(&mut scheduler, &inbox);
+            run(&mut scheduler, &inbox, &of_thread.is_lost);
         })?;
         Ok((Self { commands, shared }, Shutdown(thread)))
     }
@@ -105,7 +108,12 @@ impl Runtime {
 
     /// Whether requests are taken.
     pub fn is_open(&self) -> bool {
-        !self.shared.is_closing.load(Relaxed)
+        !self.shared.is_closing.load(Relaxed) && !self.is_lost()
+    }
+
+    /// Whether the engine has failed for good: no request is answered until a restart.
+    pub fn is_lost(&self) -> bool {
+        self.shared.is_lost.load(Relaxed)
     }
 
     /// Queues a request.
@@ -113,8 +121,9 @@ impl Runtime {
     /// # Errors
     /// The queue is full or the thread is ending.
     pub fn submit(&self, request: Request) -> Result<Events, Refusal> {
+        let refuse = || if self.is_lost() { Refusal::Lost } else { Refusal::ShuttingDown };
         if !self.is_open() {
-            return Err(Refusal::ShuttingDown);
+            return Err(refuse());
         }
         let stats = &self.shared.stats;
         let ticket = Ticket::take(stats);
@@ -125,9 +134,9 @@ impl Runtime {
             let retry_after = stats.retry_after(self.shared.n_slots);
             return Err(Refusal::Busy { queued, retry_after });
         }
-        let (sender, events) = async_channel::unbounded();
+        let (sender, events) = event_channel();
         let sent = self.commands.send(Command::Submit(request, sender, ticket));
-        sent.map(|()| events).map_err(|_| Refusal::ShuttingDown)
+        sent.map(|()| events).map_err(|_| refuse())
     }
 
     /// Takes no more requests, fails those that wait, gives live ones `grace` to finish.
@@ -138,21 +147,18 @@ impl Runtime {
     }
 }
 
-/// Serves until told to end, and says so to every request if the engine panics.
-fn run<C: Clock>(scheduler: &mut Scheduler<C>, inbox: &Receiver<Command>) {
-    let served = catch_unwind(AssertUnwindSafe(|| serve(scheduler, inbox)));
-    let failure = match served {
-        Ok(()) => Failure::ShuttingDown,
-        Err(_) => {
-            tracing::error!("the engine thread panicked; no more requests are taken");
-            let failure = Failure::Engine("it panicked; the server has to be restarted".to_owned());
-            scheduler.abandon_engine(&failure);
-            failure
-        }
-    };
+/// Serves until told to end, and says so to every request if the engine is lost or panics.
+fn run<C: Clock>(scheduler: &mut Scheduler<C>, inbox: &Receiver<Command>, is_lost: &AtomicBool) {
+    if catch_unwind(AssertUnwindSafe(|| serve(scheduler, inbox))).is_err() {
+        tracing::error!("the engine thread panicked; no more requests are taken");
+        let what = "it panicked; the server has to be restarted";
+        scheduler.abandon_engine(Failure::Engine(what.to_owned()));
+    }
+    is_lost.store(scheduler.lost().is_some(), Relaxed);
+    let failure = scheduler.lost().cloned().unwrap_or(Failure::ShuttingDown);
     while let Ok(command) = inbox.try_recv() {
         if let Command::Submit(_, events, _) = command {
-            let _ = events.try_send(Event::Failed(failure.clone()));
+            events.send(Event::Failed(failure.clone()));
         }
     }
 }
@@ -169,6 +175,9 @@ fn serve<C: Clock>(scheduler: &mut Scheduler<C>, inbox: &Receiver<Command>) {
             }
         }
         let progress = scheduler.step();
+        if scheduler.lost().is_some() {
+            return;
+        }
         if closing.is_over() {
             scheduler.fail_all(&Failure::ShuttingDown);
         }
@@ -204,7 +213,7 @@ impl Closing {
     fn take<C: Clock>(&mut self, command: Command, scheduler: &mut Scheduler<C>) {
         match command {
             Command::Submit(_, events, _) if self.deadline.is_some() => {
-                let _ = events.try_send(Event::Failed(Failure::ShuttingDown));
+                events.send(Event::Failed(Failure::ShuttingDown));
             }
             Command::Submit(request, events, ticket) => scheduler.enqueue(request, events, ticket),
             Command::ShutDown(grace) => {

@@ -16,6 +16,7 @@
 mod clock;
 mod constraint;
 mod event;
+mod events;
 pub mod fake;
 mod handle;
 mod plan;
@@ -29,10 +30,8 @@ mod stream;
 pub use clock::{Clock, SystemClock};
 pub use constraint::{Allowed, Constraint};
 pub use event::{Event, Failure, FinishReason, TokenEvent, TokenLogprob, Usage};
+pub use events::{EventSender, Events, channel};
 pub use handle::{Runtime, Shutdown};
 pub use request::{InvalidRequest, Limits, Params, Penalties, Refusal, Request};
 pub use scheduler::{Progress, Scheduler, SchedulerOptions};
 pub use stats::Stats;
-
-/// The receiving end of one request. Dropping it cancels the request within one step.
-pub type Events = async_channel::Receiver<Event>;

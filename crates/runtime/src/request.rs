@@ -201,9 +201,12 @@ pub enum Refusal {
         /// When there may be room, by the recent pace.
         retry_after: Duration,
     },
-    /// The process is ending, or the engine is gone.
+    /// The process is ending.
     #[error("the server is shutting down")]
     ShuttingDown,
+    /// The engine has failed for good.
+    #[error("the engine has failed; the server has to be restarted")]
+    Lost,
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use async_channel::Sender;
 use engine::{Engine, Error, Feed, Options, Wanted};
 
 use crate::clock::Clock;
 use crate::event::{Event, Failure, FinishReason, TokenEvent};
-use crate::plan::{Budget, Demand, plan};
+use crate::events::EventSender;
+use crate::plan::{Budget, DECODE_ROWS, Demand, plan};
 use crate::queue::Queue;
 use crate::request::Request;
 use crate::sample::{Choice, Chooser, logprobs};
@@ -28,11 +28,19 @@ pub struct SchedulerOptions {
     /// How long a stream may stand still for that reason. Then it fails as stalled, and its state
     /// stays in the cache.
     pub stall_limit: Duration,
+    /// How long a receiver is left alone after it was woken for a token: what comes in the
+    /// meantime, it finds together. Where steps take longer than that, every token wakes it.
+    pub rest: Duration,
 }
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { prefill_rows: 256, event_buffer: 256, stall_limit: Duration::from_secs(30) }
+        Self {
+            prefill_rows: 256,
+            event_buffer: 256,
+            stall_limit: Duration::from_secs(30),
+            rest: Duration::from_millis(8),
+        }
     }
 }
 
@@ -65,6 +73,8 @@ pub struct Scheduler<C> {
     stats: Arc<Stats>,
     next_id: u64,
     turn: usize,
+    /// Why nothing can be computed any more.
+    lost: Option<Failure>,
 }
 
 impl<C: Clock> Scheduler<C> {
@@ -89,17 +99,17 @@ impl<C: Clock> Scheduler<C> {
             stats,
             next_id: 0,
             turn: 0,
+            lost: None,
         }
     }
 
-    /// Queues a request. Its events go to `events`, which has to be the sender of an unbounded
-    /// channel.
-    pub fn submit(&mut self, request: Request, events: Sender<Event>) {
+    /// Queues a request. Its events go to `events`.
+    pub fn submit(&mut self, request: Request, events: EventSender) {
         let ticket = Ticket::take(&self.stats);
         self.enqueue(request, events, ticket);
     }
 
-    pub(crate) fn enqueue(&mut self, request: Request, events: Sender<Event>, ticket: Ticket) {
+    pub(crate) fn enqueue(&mut self, request: Request, events: EventSender, ticket: Ticket) {
         let now = self.clock.now();
         let id = self.next_id;
         self.next_id += 1;
@@ -138,10 +148,17 @@ impl<C: Clock> Scheduler<C> {
         }
     }
 
-    /// Fails every request without touching the engine, which is in an unknown state.
-    pub(crate) fn abandon_engine(&mut self, failure: &Failure) {
-        self.fail_waiting(failure);
+    /// Why nothing can be computed any more, if that is so.
+    pub fn lost(&self) -> Option<&Failure> {
+        self.lost.as_ref()
+    }
+
+    /// Fails every request without touching the engine, which is gone or in an unknown state.
+    pub(crate) fn abandon_engine(&mut self, failure: Failure) {
+        self.fail_waiting(&failure);
+        self.stats.failed.fetch_add(self.live.len() as u64, Relaxed);
         self.live.drain(..).for_each(|stream| stream.tell(Event::Failed(failure.clone())));
+        self.lost = Some(failure);
     }
 
     /// Lets go of who is gone, admits who fits, computes one step.
@@ -153,6 +170,7 @@ impl<C: Clock> Scheduler<C> {
             return Progress::Idle;
         }
         let planned = self.plan();
+        self.wake(&planned, now);
         if planned.is_empty() {
             return Progress::Stalled;
         }
@@ -161,6 +179,14 @@ impl<C: Clock> Scheduler<C> {
         self.stats.running.store(self.live.len(), Relaxed);
         self.stats.available_pages.store(self.engine.available_pages(), Relaxed);
         Progress::Worked
+    }
+
+    /// Wakes receivers for what was left to them: those that have rested, and all where it may take
+    /// long until the next token, since a prompt is read or everybody is full.
+    fn wake(&mut self, planned: &[(u64, usize)], now: Duration) {
+        let is_soon = planned.iter().all(|(_, rows)| *rows <= DECODE_ROWS) && !planned.is_empty();
+        let rest = if is_soon { self.options.rest } else { Duration::ZERO };
+        self.live.iter_mut().for_each(|stream| stream.wake(now, rest));
     }
 
     /// Frees the places of receivers that are gone or have not read for too long.
@@ -263,14 +289,22 @@ impl<C: Clock> Scheduler<C> {
     /// Computes planned rows. Where that fails, every stream is tried alone, so that only those
     /// fail that cannot be computed; where pages run out, the youngest stream gives its own up.
     fn compute(&mut self, planned: &[(u64, usize)]) {
-        let feeds: Vec<Feed<'_>> =
-            planned.iter().filter_map(|&part| feed(&self.live, part)).collect();
+        let mut live = self.live.iter();
+        // Both are in the order of age.
+        let mut next = |id| live.by_ref().find(|stream| stream.id == id);
+        let feeds = planned.iter().filter_map(|&(id, rows)| Some(feed(next(id)?, rows)));
+        let feeds: Vec<Feed<'_>> = feeds.collect();
         if feeds.is_empty() {
             return;
         }
         match self.engine.feed(&feeds) {
             Ok(()) => self.take_results(planned),
             Err(Error::Pages { .. }) if self.live.len() > 1 => self.preempt(),
+            Err(error) if error.is_lost() => {
+                tracing::error!(%error, "the engine is lost; no more requests are taken");
+                let what = format!("{error}; the server has to be restarted");
+                self.abandon_engine(Failure::Engine(what));
+            }
             Err(error) if planned.len() == 1 => self.fail_planned(planned, &error),
             Err(error) => {
                 tracing::warn!(%error, streams = planned.len(), "a step failed; trying one by one");
@@ -285,6 +319,7 @@ impl<C: Clock> Scheduler<C> {
         self.engine.discard();
         let Some(mut stream) = self.live.pop() else { return };
         tracing::info!(held = stream.held, "out of pages: the youngest stream waits");
+        stream.wake(self.clock.now(), Duration::ZERO);
         self.retire(&stream);
         self.stats.preempted.fetch_add(1, Relaxed);
         stream.held = 0;
@@ -297,10 +332,9 @@ impl<C: Clock> Scheduler<C> {
         let mut n_logits = 0;
         let mut choices = Vec::with_capacity(planned.len());
         let mut accepted = Vec::with_capacity(planned.len());
+        let mut live = self.live.iter_mut();
         for &(id, rows) in planned {
-            let Some(stream) = self.live.iter_mut().find(|stream| stream.id == id) else {
-                continue;
-            };
+            let Some(stream) = live.by_ref().find(|stream| stream.id == id) else { continue };
             accepted.push((rows - usize::from(stream.ends_prompt(rows))) as u32);
             let first = n_logits;
             let is_whole = rows == stream.rest();
@@ -314,18 +348,22 @@ impl<C: Clock> Scheduler<C> {
             return self.fail_planned(planned, &error);
         }
         let now = self.clock.now();
-        for ((&(id, rows), accepted), choice) in planned.iter().zip(accepted).zip(choices) {
-            let Some(at) = self.live.iter().position(|stream| stream.id == id) else { continue };
-            let mut stream = self.live.remove(at);
-            match self.advance(&mut stream, (rows, accepted as usize), choice, now) {
-                Ok(None) => self.live.insert(at, stream),
-                Ok(Some(reason)) => self.finish(&stream, reason, now),
+        let mut results = planned.iter().zip(accepted).zip(choices).peekable();
+        let mut live = std::mem::take(&mut self.live);
+        live.retain_mut(|stream| {
+            let of_stream = results.next_if(|((part, _), _)| part.0 == stream.id);
+            let Some(((&(_, rows), accepted), choice)) = of_stream else { return true };
+            match self.advance(stream, (rows, accepted as usize), choice, now) {
+                Ok(None) => return true,
+                Ok(Some(reason)) => self.finish(stream, reason, now),
                 Err(failure) => {
-                    self.release(&stream);
-                    self.fail(&stream, failure);
+                    self.release(stream);
+                    self.fail(stream, failure);
                 }
             }
-        }
+            false
+        });
+        self.live = live;
     }
 
     /// Books what a step did for one stream; the reason if its answer is now complete.
@@ -357,7 +395,7 @@ impl<C: Clock> Scheduler<C> {
             return Ok(Some(FinishReason::Stop(token)));
         }
         stream.tokens.push(token);
-        stream.tell(Event::Token(TokenEvent { id: token, logprobs }));
+        stream.tell_token(TokenEvent { id: token, logprobs }, (now, self.options.rest));
         let is_full = stream.usage.completion_tokens == stream.max_tokens;
         Ok(is_full.then_some(FinishReason::Length))
     }
@@ -421,13 +459,12 @@ fn score<'l>(stream: &mut Stream, rows: usize, logits: impl Fn(usize) -> &'l [f3
 }
 
 /// The next `rows` tokens of a stream, with logits if they are its last or all are wanted.
-fn feed(live: &[Stream], (id, rows): (u64, usize)) -> Option<Feed<'_>> {
-    let stream = live.iter().find(|stream| stream.id == id)?;
+fn feed(stream: &Stream, rows: usize) -> Feed<'_> {
     let wanted = match rows == stream.rest() {
         _ if stream.is_scoring() => Wanted::Last(rows),
         true => Wanted::Last(1),
         false => Wanted::Nothing,
     };
     let tokens = &stream.tokens[stream.held..][..rows];
-    Some(Feed { slot: stream.slot, tokens, wanted })
+    Feed { slot: stream.slot, tokens, wanted }
 }

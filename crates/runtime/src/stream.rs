@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use async_channel::Sender;
 use engine::{ANCHOR_EVERY, Sampling};
 
 use crate::constraint::Constraint;
-use crate::event::{Event, Usage};
+use crate::event::{Event, TokenEvent, Usage};
+use crate::events::EventSender;
 use crate::request::{Penalties, Request};
 use crate::stats::Ticket;
 
@@ -37,10 +37,13 @@ pub(crate) struct Stream {
     pub(crate) times: Times,
     /// Since when the receiver has been full.
     pub(crate) full_since: Option<Duration>,
+    /// When the receiver was last woken for a token, and whether one was left without that.
+    woken: Option<Duration>,
+    has_left: bool,
     /// Held until the first place.
     pub(crate) ticket: Option<Ticket>,
     pub(crate) is_told_to_wait: bool,
-    events: Sender<Event>,
+    events: EventSender,
 }
 
 /// When things happened to a stream.
@@ -55,7 +58,7 @@ impl Stream {
     pub(crate) fn new(
         (id, now): (u64, Duration),
         request: Request,
-        events: Sender<Event>,
+        events: EventSender,
         ticket: Option<Ticket>,
     ) -> Self {
         let params = request.params;
@@ -77,6 +80,8 @@ impl Stream {
             usage: Usage::default(),
             times: Times { submitted: now, ..Times::default() },
             full_since: None,
+            woken: None,
+            has_left: false,
             ticket,
             is_told_to_wait: false,
             events,
@@ -112,10 +117,37 @@ impl Stream {
         self.prompt_logprobs.is_some() && self.tokens.len() == self.n_prompt
     }
 
-    /// Tells the receiver. The channel is unbounded; `Scheduler` bounds it by giving no tokens to
-    /// a stream whose receiver is full. A receiver that is gone is noticed by the next step.
+    /// Tells the receiver. The scheduler bounds what lies unread by giving no tokens to a stream
+    /// whose receiver is full. A receiver that is gone is noticed by the next step.
     pub(crate) fn tell(&self, event: Event) {
-        let _ = self.events.try_send(event);
+        self.events.send(event);
+    }
+
+    /// Tells the receiver of a token. Waking it, and what it then writes, take more of a processor
+    /// than all the rest of a token; so a fast stream's receiver is woken once in `rest`, for all
+    /// that came since.
+    pub(crate) fn tell_token(&mut self, token: TokenEvent, (now, rest): (Duration, Duration)) {
+        let event = Event::Token(token);
+        self.has_left = self.rests(now, rest);
+        if self.has_left {
+            self.events.leave(event);
+        } else {
+            self.events.send(event);
+            self.woken = Some(now);
+        }
+    }
+
+    /// Wakes the receiver for tokens that were left, if it has rested long enough.
+    pub(crate) fn wake(&mut self, now: Duration, rest: Duration) {
+        if self.has_left && !self.rests(now, rest) {
+            self.events.wake();
+            self.has_left = false;
+            self.woken = Some(now);
+        }
+    }
+
+    fn rests(&self, now: Duration, rest: Duration) -> bool {
+        self.woken.is_some_and(|woken| now.saturating_sub(woken) < rest)
     }
 
     /// Whether nobody listens any more.
@@ -125,7 +157,7 @@ impl Stream {
 
     /// Events that were not read yet.
     pub(crate) fn n_unread(&self) -> usize {
-        self.events.len()
+        self.events.n_unread()
     }
 
     /// The usage at the end.

@@ -3,14 +3,15 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use common::{N_VOCAB, POISON, Parity, Rng, expected, hash_model};
 use engine::Sampling;
 use runtime::fake::FakeEngine;
 use runtime::{
-    Event, Events, Failure, Limits, Params, Progress, Refusal, Request, Runtime, Scheduler,
+    Clock, Event, Events, Failure, Limits, Params, Progress, Refusal, Request, Runtime, Scheduler,
     SchedulerOptions, Stats, SystemClock,
 };
 
@@ -32,13 +33,13 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
 }
 
 fn submit(scheduler: &mut Scheduler<SystemClock>, request: Request) -> Events {
-    let (sender, events) = async_channel::unbounded();
+    let (sender, events) = runtime::channel();
     scheduler.submit(request, sender);
     events
 }
 
 fn read(events: &Events) -> Vec<Event> {
-    std::iter::from_fn(|| events.try_recv().ok()).collect()
+    std::iter::from_fn(|| events.try_next()).collect()
 }
 
 fn tokens(events: &[Event]) -> Vec<u32> {
@@ -180,12 +181,65 @@ fn a_reader_that_stops_holds_up_only_itself() {
         assert_eq!(scheduler.step(), Progress::Worked);
         n_tokens += tokens(&read(&awake)).len();
     }
-    assert_eq!(asleep.len(), 8);
+    assert_eq!(asleep.n_unread(), 8);
     while scheduler.step() == Progress::Stalled {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(matches!(read(&asleep).last(), Some(Event::Failed(Failure::Stalled(_)))));
     assert_eq!(scheduler.n_free_slots(), 2);
+}
+
+/// A millisecond for every look at it.
+struct Ticks(AtomicU64);
+
+impl Clock for Ticks {
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.fetch_add(1, Relaxed))
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicU64);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+#[test]
+fn a_fast_stream_wakes_its_receiver_now_and_then_and_a_slow_one_for_every_token() {
+    let n_woken = |rest_ms: u64| {
+        let options =
+            SchedulerOptions { rest: Duration::from_millis(rest_ms), ..Default::default() };
+        let clock = Ticks(AtomicU64::new(0));
+        let stats = Arc::new(Stats::default());
+        let mut scheduler = Scheduler::new(Box::new(engine(2)), options, clock, stats);
+        let (sender, events) = runtime::channel();
+        scheduler.submit(request(prompt(3, 5), 400), sender);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let context = Context::from_waker(&waker);
+        let mut n_tokens = 0;
+        let mut n_read = 0;
+        while scheduler.step() != Progress::Idle {
+            // Reads only when it is woken, as a task does.
+            if n_read < 1 + woken.0.load(Relaxed) {
+                n_read = 1 + woken.0.load(Relaxed);
+                while let Poll::Ready(Some(event)) = events.poll_next(&context) {
+                    n_tokens += usize::from(matches!(event, Event::Token(_)));
+                }
+            }
+        }
+        while let Poll::Ready(Some(event)) = events.poll_next(&context) {
+            n_tokens += usize::from(matches!(event, Event::Token(_)));
+        }
+        assert_eq!(n_tokens, 400);
+        woken.0.load(Relaxed)
+    };
+    // A step looks at the clock twice.
+    assert!((80..=110).contains(&n_woken(8)), "{}", n_woken(8));
+    assert!(n_woken(2) >= 390, "{}", n_woken(2));
 }
 
 #[test]
@@ -238,8 +292,8 @@ fn the_thread_serves_refuses_and_ends() {
         Runtime::spawn(Box::new(engine), SchedulerOptions::default(), 1).unwrap();
     let request = |n| runtime.limits().check(Params::greedy(prompt(n, 10), 60)).unwrap();
     let first = runtime.submit(request(1)).unwrap();
-    let began = first.recv_blocking();
-    assert!(matches!(began, Ok(Event::Started { .. })), "{began:?}");
+    let began = first.wait();
+    assert!(matches!(began, Some(Event::Started { .. })), "{began:?}");
     while runtime.stats().running.load(Relaxed) == 0 {
         std::thread::yield_now();
     }
@@ -248,9 +302,9 @@ fn the_thread_serves_refuses_and_ends() {
     assert!(matches!(refused, Err(Refusal::Busy { queued: 1, .. })), "{refused:?}");
     runtime.shut_down(Duration::from_secs(20));
     assert_eq!(runtime.submit(request(4)).err(), Some(Refusal::ShuttingDown));
-    let told: Vec<Event> = std::iter::from_fn(|| second.recv_blocking().ok()).collect();
+    let told: Vec<Event> = std::iter::from_fn(|| second.wait()).collect();
     assert_eq!(told.last(), Some(&Event::Failed(Failure::ShuttingDown)));
-    let told: Vec<Event> = std::iter::from_fn(|| first.recv_blocking().ok()).collect();
+    let told: Vec<Event> = std::iter::from_fn(|| first.wait()).collect();
     assert!(matches!(told.last(), Some(Event::Finished { .. })), "{:?}", told.last());
     assert_eq!(tokens(&told).len(), 60);
     ended.wait();
@@ -267,9 +321,30 @@ fn a_panic_of_the_engine_is_told_to_everybody() {
         Runtime::spawn(Box::new(engine), SchedulerOptions::default(), 8).unwrap();
     let request = runtime.limits().check(Params::greedy(prompt(1, 10), 60)).unwrap();
     let events = runtime.submit(request).unwrap();
-    let told: Vec<Event> = std::iter::from_fn(|| events.recv_blocking().ok()).collect();
+    let told: Vec<Event> = std::iter::from_fn(|| events.wait()).collect();
     assert!(matches!(told.last(), Some(Event::Failed(Failure::Engine(_)))), "{:?}", told.last());
     ended.wait();
     let request = runtime.limits().check(Params::greedy(prompt(1, 10), 60)).unwrap();
-    assert_eq!(runtime.submit(request).err(), Some(Refusal::ShuttingDown));
+    assert_eq!(runtime.submit(request).err(), Some(Refusal::Lost));
+    assert!(!runtime.is_open());
+}
+
+#[test]
+fn a_lost_device_is_told_once_to_everybody_and_no_more_is_taken() {
+    let engine = engine(2).with_loss(4);
+    let (runtime, ended) =
+        Runtime::spawn(Box::new(engine), SchedulerOptions::default(), 8).unwrap();
+    let request = |seed| runtime.limits().check(Params::greedy(prompt(seed, 10), 60)).unwrap();
+    // Two with a place, one that waits for one.
+    let all: Vec<Events> = (0..3).map(|seed| runtime.submit(request(seed)).unwrap()).collect();
+    for events in all {
+        let told: Vec<Event> = std::iter::from_fn(|| events.wait()).collect();
+        let n_failed = told.iter().filter(|event| matches!(event, Event::Failed(_))).count();
+        let Some(Event::Failed(Failure::Engine(what))) = told.last() else { panic!("{told:?}") };
+        assert!(what.contains("does not answer") && what.contains("restarted"), "{what}");
+        assert_eq!(n_failed, 1);
+    }
+    ended.wait();
+    assert!(runtime.is_lost() && !runtime.is_open());
+    assert_eq!(runtime.submit(request(4)).err(), Some(Refusal::Lost));
 }

@@ -44,7 +44,7 @@ struct Client {
 impl Client {
     fn read(&mut self, at_most: usize) {
         for _ in 0..at_most {
-            let Some(Ok(event)) = self.events.as_ref().map(|events| events.try_recv()) else {
+            let Some(event) = self.events.as_ref().and_then(Events::try_next) else {
                 return;
             };
             assert!(self.last.is_none(), "{event:?} after the last event");
@@ -159,6 +159,7 @@ fn world(rng: &mut Rng) -> (FakeEngine, SchedulerOptions, usize, usize) {
         prefill_rows: 1 + rng.below(64),
         event_buffer: 2 + rng.below(20),
         stall_limit: Duration::from_millis(200),
+        rest: Duration::from_millis(rng.below(9) as u64),
     };
     (engine, options, n_slots, n_pages)
 }
@@ -180,7 +181,7 @@ fn simulate(seed: u64) {
         time.fetch_add(rng.below(5) as u64, Relaxed);
         if clients.len() < n_requests && rng.below(4) == 0 {
             let (request, mut client) = request(rng, &prefixes);
-            let (sender, events) = async_channel::unbounded();
+            let (sender, events) = runtime::channel();
             client.events = Some(events);
             scheduler.submit(request, sender);
             clients.push(client);

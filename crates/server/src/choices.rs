@@ -1,6 +1,44 @@
 //! Several answers to one prompt in the shape of one response.
 
+use std::task::{Context, Poll};
+
+use runtime::{Event, Events};
 use serde_json::{Value, json};
+
+/// The events of all choices of a request, each with the index of its choice.
+pub(crate) struct ChoiceEvents {
+    of: Vec<Events>,
+    /// Who is looked at first: nobody waits behind one that always has something.
+    turn: usize,
+}
+
+impl ChoiceEvents {
+    pub(crate) fn new(of: Vec<Events>) -> Self {
+        Self { of, turn: 0 }
+    }
+
+    /// The next event of any choice; `None` when no more come.
+    pub(crate) fn poll_next(&mut self, context: &Context<'_>) -> Poll<Option<(usize, Event)>> {
+        let n = self.of.len();
+        let mut is_over = true;
+        for index in (0..n).map(|i| (self.turn + i) % n) {
+            match self.of[index].poll_next(context) {
+                Poll::Ready(Some(event)) => {
+                    self.turn = index + 1;
+                    return Poll::Ready(Some((index, event)));
+                }
+                Poll::Ready(None) => {}
+                Poll::Pending => is_over = false,
+            }
+        }
+        if is_over { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    /// Cancels one choice.
+    pub(crate) fn close(&self, index: usize) {
+        self.of[index].close();
+    }
+}
 
 /// Adds up the usage of choices: the prompt counts once.
 #[derive(Default)]

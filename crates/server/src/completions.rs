@@ -6,20 +6,22 @@
 mod request;
 mod text;
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use axum::response::Response;
 use chat::protocol::{Protocol, WireEvent};
-use futures_util::StreamExt;
-use runtime::{Event, Events, FinishReason, TokenEvent, TokenLogprob, Usage};
+use runtime::{Event, FinishReason, TokenEvent, TokenLogprob, Usage};
 use serde_json::{Value, json};
 
 use crate::app::{self, State};
+use crate::choices::ChoiceEvents;
 use crate::error::ApiError;
-use crate::generation::{ChoiceEvents, EXTENSION};
+use crate::generation::EXTENSION;
 use crate::prefix::{self, Found};
 use crate::routes::json_response;
-use crate::sse::{self, Source, Style};
+use crate::sse::{self, Said, Source, Style};
 
 use request::{Echo, RawPrompt};
 pub(crate) use request::{Job, job};
@@ -35,7 +37,7 @@ pub(crate) async fn answer(state: &Arc<State>, job: Job) -> Result<Response, Api
         return Ok(sse::response(run, style));
     }
     let mut bodies: Vec<Value> = Vec::new();
-    while let Some(told) = run.advance().await {
+    while let Some(told) = poll_fn(|context| run.poll_advance(context)).await {
         bodies.extend(told?);
     }
     Ok(json_response(&run.whole(&bodies)))
@@ -62,7 +64,6 @@ struct Run {
 }
 
 struct Answer {
-    events: Events,
     text: AnswerText,
     asked: RawPrompt,
     /// The prompt's characters while it is shown token by token.
@@ -78,17 +79,14 @@ struct Answer {
 impl Run {
     fn start(state: Arc<State>, job: Job) -> Result<Self, ApiError> {
         let mut answers = Vec::with_capacity(job.runs.len());
-        let mut events = ChoiceEvents::new();
-        for (index, (run, asked)) in job.runs.into_iter().enumerate() {
+        let mut events = Vec::with_capacity(job.runs.len());
+        for (run, asked) in job.runs {
             let n_chars = match job.echo {
                 Echo::Text => asked.text.chars().count(),
                 Echo::No | Echo::Scored => 0,
             };
-            let receiver = state.runtime.submit(run)?;
-            let of_choice = receiver.clone().map(move |event| (index, event));
-            events.push(Box::pin(of_choice));
+            events.push(state.runtime.submit(run)?);
             answers.push(Answer {
-                events: receiver,
                 text: AnswerText::new(job.stop.clone(), n_chars),
                 asked,
                 shown: Utf8Stream::new(),
@@ -107,7 +105,7 @@ impl Run {
             includes_usage: job.includes_usage,
             streams: job.streams,
             answers,
-            events,
+            events: ChoiceEvents::new(events),
             usage: Usage::default(),
             n_prompts: job.n_prompts,
             n_shown: job.n_shown,
@@ -120,18 +118,21 @@ impl Run {
     }
 
     /// The next pieces of choices; `None` when all have ended.
-    async fn advance(&mut self) -> Option<Result<Vec<Value>, ApiError>> {
+    fn poll_advance(
+        &mut self,
+        context: &Context<'_>,
+    ) -> Poll<Option<Result<Vec<Value>, ApiError>>> {
         if self.answers.iter().all(|answer| answer.is_done) {
-            return None;
+            return Poll::Ready(None);
         }
-        let told = match self.events.next().await {
+        let told = match ready!(self.events.poll_next(context)) {
             Some((index, event)) => self.take(index, event),
             None => Err(ApiError::internal("the engine ended without an answer")),
         };
         if told.is_err() {
             self.answers.iter_mut().for_each(|answer| answer.is_done = true);
         }
-        Some(told)
+        Poll::Ready(Some(told))
     }
 
     fn take(&mut self, index: usize, event: Event) -> Result<Vec<Value>, ApiError> {
@@ -208,7 +209,7 @@ impl Run {
             found.map_or(Value::Null, |found| logprobs(&tokenizer, token.id, Some(found), offset));
         if answer.text.is_stopped() {
             // The engine does not know stop strings: letting go cancels.
-            answer.events.close();
+            self.events.close(index);
             return Ok(vec![self.end(index, &text, "stop")]);
         }
         let is_silent = text.is_empty() && logprobs.is_null();
@@ -286,9 +287,9 @@ impl Run {
 }
 
 impl Source for Run {
-    async fn next(&mut self) -> Option<Result<Vec<WireEvent>, ApiError>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Said>> {
         let event = |body: &Value| WireEvent { name: None, data: body.to_string() };
-        let told = match self.advance().await {
+        let told = match ready!(self.poll_advance(context)) {
             Some(Ok(pieces)) => {
                 let extension = (!self.has_said_extension).then_some(&self.extension);
                 let mut chunks: Vec<Value> =
@@ -300,7 +301,7 @@ impl Source for Run {
                 Ok(chunks.iter().map(event).collect())
             }
             Some(Err(error)) => Err(error),
-            None if self.has_said_end || !self.streams => return None,
+            None if self.has_said_end || !self.streams => return Poll::Ready(None),
             None => {
                 self.has_said_end = true;
                 let mut last = Vec::new();
@@ -314,7 +315,7 @@ impl Source for Run {
             }
         };
         self.has_said_end |= told.is_err();
-        Some(told)
+        Poll::Ready(Some(told))
     }
 }
 

@@ -143,6 +143,8 @@ impl From<Refusal> for ApiError {
                 retry_after_s: Some(5),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
             },
+            // Trying again is of no use.
+            Refusal::Lost => Self::new(StatusCode::SERVICE_UNAVAILABLE, message),
         }
     }
 }

@@ -1,25 +1,21 @@
 //! From the runtime's events to a protocol's.
 
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use chat::Finish;
 use chat::protocol::{PromptUsage, Protocol, Responder, TokenLogprob, WireEvent};
-use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, Stream};
 use runtime::{Event, FinishReason, Refusal, TokenEvent, Usage};
 use serde_json::{Map, Value, json};
 
 use crate::app::State;
-use crate::choices::Merged;
+use crate::choices::{ChoiceEvents, Merged};
 use crate::error::ApiError;
 use crate::prefix::{self, Found};
 use crate::prepare::{Choice, Job};
 use crate::responses;
-
-/// Events of all choices of a request, each with the index of its choice.
-pub(crate) type ChoiceEvents = SelectAll<Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>>;
 
 /// The field of a response for what its protocol has no field for.
 pub(crate) const EXTENSION: &str = "keid";
@@ -43,8 +39,6 @@ pub(crate) struct Generation {
 
 /// One choice on its way.
 struct Answer {
-    /// To close: that cancels the request.
-    events: runtime::Events,
     request: Option<chat::protocol::Request>,
     responder: Option<Responder>,
     /// The turn so far, beginning with the end of its header.
@@ -58,14 +52,10 @@ impl Generation {
     /// Submits a job.
     pub(crate) fn start(state: Arc<State>, job: Job) -> Result<Self, Refusal> {
         let mut answers = Vec::with_capacity(job.choices.len());
-        let mut events = ChoiceEvents::new();
-        for (index, choice) in job.choices.into_iter().enumerate() {
-            let Choice { request, run, turn_start, prompt } = choice;
-            let receiver = state.runtime.submit(run)?;
-            let of_choice = receiver.clone().map(move |event| (index, event));
-            events.push(Box::pin(of_choice));
+        let mut events = Vec::with_capacity(job.choices.len());
+        for Choice { request, run, turn_start, prompt } in job.choices {
+            events.push(state.runtime.submit(run)?);
             answers.push(Answer {
-                events: receiver,
                 request: Some(request),
                 responder: None,
                 turn: turn_start,
@@ -81,7 +71,7 @@ impl Generation {
             returns_progress: job.returns_progress,
             started: Instant::now(),
             answers,
-            events,
+            events: ChoiceEvents::new(events),
             merged: Merged::default(),
             stored_input: job.stored_input,
             previous_response_id: job.previous_response_id,
@@ -94,24 +84,26 @@ impl Generation {
     }
 
     /// The next events, possibly none; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Option<Result<Vec<WireEvent>, ApiError>> {
+    pub(crate) fn poll_next(
+        &mut self,
+        context: &Context<'_>,
+    ) -> Poll<Option<Result<Vec<WireEvent>, ApiError>>> {
         if self.answers.iter().all(|answer| answer.is_done) {
-            return None;
+            return Poll::Ready(None);
         }
-        let Some((index, event)) = self.events.next().await else {
-            self.answers.iter_mut().for_each(|answer| answer.is_done = true);
-            return Some(Err(ApiError::internal("the engine ended without an answer")));
+        let told = match ready!(self.events.poll_next(context)) {
+            Some((index, event)) => self.take(index, event),
+            None => Err(ApiError::internal("the engine ended without an answer")),
         };
-        let told = self.take(index, event);
         if told.is_err() {
             self.answers.iter_mut().for_each(|answer| answer.is_done = true);
         }
-        Some(told)
+        Poll::Ready(Some(told))
     }
 
     /// The whole response, of a job that does not stream.
     pub(crate) async fn body(mut self) -> Result<Value, ApiError> {
-        while let Some(events) = self.next().await {
+        while let Some(events) = poll_fn(|context| self.poll_next(context)).await {
             events?;
         }
         let responders = self.answers.iter_mut().filter_map(|answer| answer.responder.take());
@@ -208,7 +200,7 @@ impl Generation {
         let mut events = self.tell(index, events)?;
         if is_stopped {
             // A stop string. The engine does not know it: letting go cancels.
-            self.answers[index].events.close();
+            self.events.close(index);
             events.extend(self.end(index, Finish::Stop)?);
         }
         Ok(events)

@@ -45,7 +45,7 @@ impl Default for HttpOptions {
 /// How often [`run`] looks whether it is to end.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
-/// Serves on threads of its own until `stop` is set; then takes no more requests and lets open
+/// Serves on this thread, and on a few more where there are many processors, until `stop` is set; then takes no more requests and lets open
 /// ones end within the grace time.
 ///
 /// # Errors
@@ -57,11 +57,17 @@ pub fn run(
     stop: Arc<AtomicBool>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let threads = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(n_threads())
-        .thread_name("http")
-        .enable_all()
-        .build()?;
+    let mut threads = match n_threads() {
+        // The caller's own.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        n => {
+            let mut threads = tokio::runtime::Builder::new_multi_thread();
+            threads.worker_threads(n);
+            threads
+        }
+    };
+    threads.max_blocking_threads(n_workers()).thread_name("http").enable_all();
+    let threads = threads.build()?;
     let runtime = app.0.runtime.clone();
     let router = app.router();
     threads.block_on(async move {
@@ -83,6 +89,12 @@ fn n_threads() -> usize {
     (n_cores / 8).clamp(1, 4)
 }
 
+/// Threads that read bodies and render prompts. That is work for a processor, so more than there
+/// are processors would only take memory; two that read something huge must not be all.
+fn n_workers() -> usize {
+    std::thread::available_parallelism().map_or(4, usize::from).max(4)
+}
+
 /// Serves until `shutdown` ends, then lets open responses end.
 ///
 /// # Errors
@@ -97,6 +109,8 @@ pub async fn serve(
     http.timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
         .max_headers(options.headers_max)
+        // A token's few bytes are copied together faster than the system gathers them.
+        .writev(false)
         .max_buf_size(options.header_max);
     let open = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(options.connections));

@@ -1,6 +1,8 @@
 //! What is served where.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -9,14 +11,14 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use chat::protocol::{Protocol, WireEvent};
+use chat::protocol::Protocol;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
 
 use crate::app::{App, State};
 use crate::error::{ApiError, Shape};
 use crate::generation::Generation;
-use crate::sse::{self, Source, Style};
+use crate::sse::{self, Said, Source, Style};
 use crate::{auth, completions, metrics, openapi, prepare, tokens};
 
 type Shared = Extracted<Arc<State>>;
@@ -103,8 +105,8 @@ fn refuse(state: &State, error: ApiError, shape: Shape) -> Response {
 }
 
 impl Source for Generation {
-    async fn next(&mut self) -> Option<Result<Vec<WireEvent>, ApiError>> {
-        Self::next(self).await
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Said>> {
+        Self::poll_next(self, context)
     }
 }
 
@@ -204,13 +206,19 @@ async fn scrape(state: Shared) -> Response {
     }
 }
 
-async fn health() -> Response {
-    json_response(&json!({"status": "ok"}))
+async fn health(state: Shared) -> Response {
+    match state.runtime.is_lost() {
+        false => json_response(&json!({"status": "ok"})),
+        true => ApiError::from(runtime::Refusal::Lost).into_response(Shape::OpenAi),
+    }
 }
 
 async fn ready(state: Shared) -> Response {
     match state.runtime.is_open() {
         true => json_response(&json!({"status": "ready"})),
+        false if state.runtime.is_lost() => {
+            ApiError::from(runtime::Refusal::Lost).into_response(Shape::OpenAi)
+        }
         false => ApiError::from(runtime::Refusal::ShuttingDown).into_response(Shape::OpenAi),
     }
 }
@@ -235,7 +243,7 @@ fn shape_of(path: &str) -> Shape {
 }
 
 /// Reads a body within its limits of size and time.
-async fn read(state: &State, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+async fn read(state: &State, headers: &HeaderMap, mut body: Body) -> Result<Bytes, ApiError> {
     let max = state.options.body_max;
     let too_large = || {
         let message = format!("the request body is larger than {max} bytes");
@@ -243,18 +251,38 @@ async fn read(state: &State, headers: &HeaderMap, body: Body) -> Result<Bytes, A
     };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     if announced.and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > max as u64) {
+        listen_on(&mut body, max).await;
         return Err(too_large());
     }
-    let collected = Limited::new(body, max).collect();
+    let collected = Limited::new(&mut body, max).collect();
     match tokio::time::timeout(state.options.body_timeout, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            listen_on(&mut body, max).await;
+            Err(too_large())
+        }
         Ok(Err(error)) => Err(ApiError::bad_request(format!("the body broke off: {error}"))),
         Err(_) => {
             let message = "the request body did not arrive in time";
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
         }
     }
+}
+
+/// Hears a client out whose body is not wanted, for twice as much and a few seconds at most: most
+/// clients read no answer before they have sent everything, and see a broken connection instead.
+async fn listen_on(body: &mut Body, max: usize) {
+    let hear = async {
+        let mut n_bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            n_bytes += frame.data_ref().map_or(0, Bytes::len);
+            if n_bytes > 2 * max {
+                break;
+            }
+        }
+    };
+    // A client that is too slow for this gets its answer now.
+    let _ = tokio::time::timeout(Duration::from_secs(5), hear).await;
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {

@@ -57,11 +57,12 @@ impl Scripted {
         let url = format!("http://{}", listener.local_addr()?);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
+        // The name by which its time on a processor is found.
+        let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
             if let Err(error) = server::run(listener, &app, HttpOptions::default(), stopped) {
                 eprintln!("the scripted server ended: {error}");
             }
-        });
+        })?;
         Ok(Self { url, stop, thread: Some(thread) })
     }
 

@@ -24,6 +24,13 @@ pub(super) fn of_threads(name: &str) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
+/// Time on a processor of the thread that asks.
+pub(super) fn of_this_thread() -> std::io::Result<Duration> {
+    let spent = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let spent = spent.split_whitespace().next().and_then(|n| n.parse().ok());
+    Ok(Duration::from_nanos(spent.unwrap_or(0)))
+}
+
 /// Resident memory of a process.
 pub(super) fn resident_bytes(id: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;

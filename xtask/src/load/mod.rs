@@ -2,6 +2,7 @@
 
 mod client;
 mod cpu;
+mod floor;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -131,18 +132,25 @@ fn clients(
     seen.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-const PHASE: Duration = Duration::from_secs(10);
+const PHASE: Duration = Duration::from_secs(12);
+/// Parts of a phase, taken in turn with those of another.
+const ROUNDS: u32 = 4;
 
 fn throughput(keid: &Keid) -> anyhow::Result<Figure> {
     let pace = |n| {
         let started = Instant::now();
-        let seen = clients(keid.url(), n, PHASE, None, story);
+        let seen = clients(keid.url(), n, PHASE / ROUNDS, None, story);
         if let Some(error) = seen.errors.first() {
             bail!("{error}");
         }
         Ok(seen.n_tokens as f64 / started.elapsed().as_secs_f64())
     };
-    let (one, eight) = (pace(1)?, pace(8)?);
+    // In turn: a shared machine is faster in one minute than in the next.
+    let (mut one, mut eight) = (0.0, 0.0);
+    for _ in 0..ROUNDS {
+        one += pace(1)? / f64::from(ROUNDS);
+        eight += pace(8)? / f64::from(ROUNDS);
+    }
     Ok(Figure {
         what: format!("8 streams ({eight:.0} t/s) over one ({one:.0} t/s)"),
         value: format!("{:.2}", eight / one),
@@ -227,18 +235,29 @@ fn quick(n: usize) -> Value {
     body
 }
 
-/// What the threads of HTTP take for a token, beside an engine that gives 400 a second.
+/// What the threads of HTTP take for a token, beside an engine that gives 400 a second; the floor is
+/// one wake-up and one write for every token.
 fn protocol() -> anyhow::Result<Figure> {
-    let n = 3000;
+    let n = 1000;
     let server = Scripted::start(&[words(2 * n).as_str()], PACE)?;
     ask(server.url(), &quick(50), None)?;
-    let before = cpu::of_threads("http")?;
-    let answer = ask(server.url(), &quick(n), None)?;
-    let spent = cpu::of_threads("http")?.saturating_sub(before);
-    let per_token = spent.as_secs_f64() * 1e6 / answer.n_tokens as f64;
-    let pace = answer.n_tokens as f64 / answer.time.as_secs_f64();
+    let (mut spent, mut floor) = (Duration::ZERO, Duration::ZERO);
+    let (mut n_tokens, mut time) = (0, Duration::ZERO);
+    for _ in 0..ROUNDS {
+        let before = cpu::of_threads("http")?;
+        let answer = ask(server.url(), &quick(n), None)?;
+        spent += cpu::of_threads("http")?.saturating_sub(before);
+        n_tokens += answer.n_tokens;
+        time += answer.time;
+        floor += floor::measure(n, PACE)? / ROUNDS;
+    }
+    let per_token = spent.as_secs_f64() * 1e6 / n_tokens as f64;
+    let floor = floor.as_secs_f64() * 1e6;
+    let pace = n_tokens as f64 / time.as_secs_f64();
     Ok(Figure {
-        what: format!("HTTP and protocol, CPU a token at {pace:.0} t/s"),
+        what: format!(
+            "HTTP and protocol, CPU a token at {pace:.0} t/s ({floor:.1} to wake and write)"
+        ),
         value: format!("{per_token:.1} µs"),
         limit: "<= 30 µs",
         is_met: per_token <= 30.0,

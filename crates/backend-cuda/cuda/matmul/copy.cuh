@@ -45,21 +45,3 @@ DEVICE void copies_wait() {
 }
 
 #endif
-
-// Weights that the next products read.
-struct Region {
-    const uint8_t* from;
-    uint64_t bytes;
-};
-
-// One warp of every block begins to bring the block's share of it to the second cache, so that memory is
-// never idle between two products.
-DEVICE void fetch_region(const Region& region) {
-    if (region.bytes == 0) return;
-    const uint64_t n = uint64_t(gridDim.x) * gridDim.y * 32, piece = (region.bytes / n + 15) & ~uint64_t(15);
-    const uint64_t at = (uint64_t(blockIdx.y * gridDim.x + blockIdx.x) * 32 + threadIdx.x % 32) * piece;
-    if (at < region.bytes) {
-        const uint64_t left = region.bytes - at;
-        fetch_to_cache(region.from + at, left < piece ? left : piece);
-    }
-}

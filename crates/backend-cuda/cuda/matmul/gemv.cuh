@@ -35,7 +35,6 @@ struct GemvJob {
 struct GemvArgs {
     GemvJob jobs[MAX_JOBS];
     const uint32_t* grid;
-    Region next[2];
     uint32_t n_jobs, n_rows, n_units, unused;
 
     MEMBER uint32_t job_of(uint32_t unit) const {

@@ -129,7 +129,6 @@ DEVICE void gemv_ring(const GemvArgs& a) {
     await_previous();
     __syncthreads();
     uint32_t buffer = 0, turn = 0;
-    bool announced = warp > 0;
     for (; here.more(); here.next_unit()) {
         const GemvJob& job = a.jobs[here.job];
         const Input in = {job.x + uint64_t(here.group) * job.x_slice_bytes, job.x_row_bytes, a.n_rows};
@@ -140,11 +139,6 @@ DEVICE void gemv_ring(const GemvArgs& a) {
             add_slot<WIDE, LAYOUTS, GROUPS>(acc, ring.front(), job.m, in, here.at, levels);
             ring.pop();
             fill();
-            if (!announced && !ahead.more()) {
-                fetch_region(a.next[0]);
-                fetch_region(a.next[1]);
-                announced = true;
-            }
         }
         float* sums = all_sums + (buffer * WARPS + warp) * L::SUMS;
         const bool wide = WIDE || job.m.layout >= LAYOUT_F32;
@@ -167,7 +161,7 @@ DEVICE void gemv_ring(const GemvArgs& a) {
 }
 
 // The host knows the shared memory of each. The bits of a row are the same in all. A few bytes spill:
-// spills: ring_q8_0_16
+// spills: ring_q8_0_floats_16
 // spills: ring_q8_0_32
 #define GEMV(name, rows, depth, LAYOUTS) \
     KERNEL_EARLY(32 * WARPS, 1, name##_##rows, GemvArgs) { gemv_ring<rows, depth, LAYOUTS>(a); }

@@ -7,7 +7,6 @@ use backend::{Act, Result};
 use super::gemm::{self, Groups};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::workspace::Region;
 use super::{CHUNK_COLS, Workspace, ring, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
@@ -37,7 +36,6 @@ struct GemvJob {
 struct GemvArgs {
     jobs: [GemvJob; MAX_JOBS],
     grid: DevicePtr,
-    next: [Region; 2],
     n_jobs: u32,
     n_rows: u32,
     n_units: u32,
@@ -187,7 +185,6 @@ impl Piece<'_> {
         let mut args = GemvArgs {
             jobs: [GemvJob::default(); MAX_JOBS],
             grid: ws.grid(),
-            next: ws.take_next(),
             n_jobs: jobs.len() as u32,
             n_rows: n_rows as u32,
             n_units: 0,
@@ -218,8 +215,6 @@ impl Piece<'_> {
         values: &Values,
         jobs: &[(&Act<Buffer>, &Matrix)],
     ) -> Result<()> {
-        // These kernels fetch nothing ahead.
-        ws.take_next();
         let groups = Groups { all: self.n_groups, first: self.groups.start, n: self.groups.len() };
         let is_f16 = |w: &Matrix| wide::can_f16(gpu, ws, w, values);
         let can = |w: &Matrix| wide::can(gpu, w.layout()) || is_f16(w);

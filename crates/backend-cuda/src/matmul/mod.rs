@@ -22,7 +22,7 @@ pub use weights::Matrix;
 use weights::MatrixArgs;
 pub(crate) use weights::matrix_bytes;
 pub(crate) use wide::{Turn, halves_of_heads, has as has_wide, out_of_heads, turned_out};
-pub(crate) use workspace::{Records, Region, Workspace};
+pub(crate) use workspace::{Records, Workspace};
 
 /// Columns of a chunk (`cuda/matmul/layout.cuh`).
 pub(crate) const CHUNK_COLS: usize = 256;

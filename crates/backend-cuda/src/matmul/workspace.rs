@@ -6,7 +6,6 @@ use backend::{Result, Shape};
 use quant::grids;
 
 use super::sorted::{COLUMNS_MIN, max_tiles};
-use super::weights::{Matrix, MatrixArgs};
 use super::wide;
 use super::{CHUNK_COLS, FEW_ROWS};
 use crate::gpu::{Buffer, DevicePtr, Gpu};
@@ -35,15 +34,6 @@ pub(crate) struct Workspace {
     gaps: Buffer,
     grid: Buffer,
     rounded: Cell<Option<RoundedRows>>,
-    next: Cell<[Region; 2]>,
-}
-
-/// Weights that are to be on their way already: `Region` of `cuda/matmul/copy.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Region {
-    from: DevicePtr,
-    bytes: u64,
 }
 
 /// Rows whose records the kernel that made them has left: where the values begin, slices of a row and
@@ -132,15 +122,6 @@ impl Sizes {
     }
 }
 
-impl Region {
-    /// All of a dense matrix.
-    pub(crate) fn of(m: &Matrix) -> Self {
-        let MatrixArgs { w, expert_bytes, .. } = m.args();
-        // Of stacked experts the first: only dense matrices are announced.
-        Self { from: w, bytes: expert_bytes }
-    }
-}
-
 impl Workspace {
     /// Bytes that [`Workspace::new`] allocates.
     pub(crate) fn bytes(gpu: &Gpu, shape: &Shape) -> usize {
@@ -171,7 +152,6 @@ impl Workspace {
             gaps: gpu.alloc("order of experts", gaps)?,
             grid: gpu.alloc("grid of IQ2_XXS", grid)?,
             rounded: Cell::new(None),
-            next: Cell::default(),
         };
         gpu.upload(&ws.grid, 0, &levels())?;
         Ok(ws)
@@ -210,16 +190,6 @@ impl Workspace {
     /// Whether the records of these rows are there; once, since rows may change after their product.
     pub(super) fn take_records(&self, x: DevicePtr, slices: (usize, usize), n_rows: usize) -> bool {
         self.rounded.take() == Some(RoundedRows { x, slices, n_rows })
-    }
-
-    /// Says which dense matrices will be read next, to the kernel that is launched now.
-    pub(crate) fn announce(&self, next: [Option<&Matrix>; 2]) {
-        self.next.set(next.map(|m| m.map_or_else(Region::default, Region::of)));
-    }
-
-    /// What was announced; once.
-    pub(crate) fn take_next(&self) -> [Region; 2] {
-        self.next.take()
     }
 
     /// Forgets them: the step whose kernels left them is over.

@@ -129,9 +129,12 @@ impl Args {
             (true, _) => LevelFilter::WARN,
             _ => LevelFilter::INFO,
         };
+        let choice = anstream::AutoStream::choice(&std::io::stderr());
+        let is_coloured = choice != anstream::ColorChoice::Never;
         let logger = tracing_subscriber::fmt()
             .with_max_level(level)
             .with_target(false)
+            .with_ansi(is_coloured)
             .with_writer(std::io::stderr);
         // Somebody else's logger is as good.
         let _ = logger.try_init();

@@ -6,7 +6,7 @@
 
 mod weights;
 
-use weights::Weights;
+use weights::{Weights, largest_allowed};
 
 /// How to sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,13 +127,9 @@ impl Sampler {
             None => largest(logits),
         };
         if how.temperature == 0.0 || how.top_k == 1 || !best.is_finite() {
-            let is_best = |id: usize| logits[id] == best && mask.is_none_or(|m| allows(m, id));
-            return (0..logits.len()).find(|&id| is_best(id)).map(|id| id as u32);
+            return first(logits, mask, best);
         }
-        self.weights.weigh(logits, best, how.temperature, how.min_p);
-        if let Some(mask) = mask {
-            self.weights.forbid(mask);
-        }
+        self.weights.weigh(logits, mask, best, (how.temperature, how.min_p));
         if how.top_k > 0 && how.top_k < logits.len() {
             self.weights.keep_top_k(how.top_k);
         }
@@ -148,33 +144,40 @@ fn allows(mask: &[u32], id: usize) -> bool {
     mask.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
 }
 
-/// The largest value among tokens whose bit is set.
-fn largest_allowed(logits: &[f32], mask: &[u32]) -> f32 {
-    let of_word = |(values, &word): (&[f32], &u32)| match word {
-        0 => f32::NEG_INFINITY,
-        u32::MAX => largest(values),
-        _ => {
-            let allowed = values.iter().enumerate().filter(|(bit, _)| word >> bit & 1 == 1);
-            allowed.map(|(_, value)| *value).fold(f32::NEG_INFINITY, f32::max)
+/// The first token with this logit among those whose bit is set.
+fn first(logits: &[f32], mask: Option<&[u32]>, logit: f32) -> Option<u32> {
+    const BLOCK: usize = 128;
+    for (i, block) in logits.chunks(BLOCK).enumerate() {
+        // A search that may end at every value is no vector code; one that never does is.
+        if !block.iter().fold(false, |is_here, value| is_here | (*value == logit)) {
+            continue;
         }
-    };
-    logits.chunks(32).zip(mask).map(of_word).fold(f32::NEG_INFINITY, f32::max)
+        let mut ids =
+            (i * BLOCK..).zip(block).filter(|(_, value)| **value == logit).map(|(id, _)| id);
+        let found = ids.find(|id| mask.is_none_or(|mask| allows(mask, *id)));
+        if let Some(id) = found {
+            return Some(id as u32);
+        }
+    }
+    None
 }
 
 /// The index of the largest value, the lowest on ties.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let best = largest(logits);
-    logits.iter().position(|&logit| logit == best).unwrap_or(0) as u32
+    first(logits, None, largest(logits)).unwrap_or(0)
 }
 
 /// The largest value that is a number; negative infinity if there is none.
 fn largest(logits: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
-    for values in logits.chunks(16) {
+    let mut take = |values: &[f32]| {
         for (lane, &value) in lanes.iter_mut().zip(values) {
             *lane = if value > *lane { value } else { *lane };
         }
-    }
+    };
+    let (whole, rest) = logits.as_chunks::<16>();
+    whole.iter().for_each(|values| take(values));
+    take(rest);
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 

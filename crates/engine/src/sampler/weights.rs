@@ -7,6 +7,8 @@
 #[derive(Debug)]
 pub(super) struct Weights {
     of: Vec<f32>,
+    /// The sum of each stretch of [`BLOCK`] weights.
+    masses: Vec<f64>,
     /// The weights that a cut may fall among, in no order.
     keys: Vec<f32>,
 }
@@ -27,31 +29,45 @@ struct Cut {
 
 impl Weights {
     pub(super) fn new(n_vocab: usize) -> Self {
-        Self { of: Vec::with_capacity(n_vocab), keys: Vec::with_capacity(n_vocab) }
-    }
-
-    /// Weighs logits against the best of them; the best weighs 1. Weights below `min_p` are out.
-    pub(super) fn weigh(&mut self, logits: &[f32], best: f32, temperature: f32, min_p: f32) {
-        let floor = if min_p > 0.0 { min_p.ln().max(FLOOR) } else { FLOOR };
-        let scale = 1.0 / temperature;
-        self.of.resize(logits.len(), 0.0);
-        for (weight, &logit) in self.of.iter_mut().zip(logits) {
-            let x = (logit - best) * scale;
-            let inside = if x > FLOOR { x } else { FLOOR };
-            *weight = if x >= floor { exp(inside) } else { 0.0 };
+        Self {
+            of: Vec::with_capacity(n_vocab),
+            masses: Vec::with_capacity(n_vocab.div_ceil(BLOCK)),
+            keys: Vec::with_capacity(n_vocab),
         }
     }
 
-    /// Puts tokens out whose bit is not set.
-    pub(super) fn forbid(&mut self, mask: &[u32]) {
-        for (i, weights) in self.of.chunks_mut(32).enumerate() {
-            let word = mask.get(i).copied().unwrap_or(0);
-            if word == u32::MAX {
+    /// Weighs logits against the best of them that may come; that weighs 1. Weights below `min_p`
+    /// and tokens without a bit in `mask` are out.
+    pub(super) fn weigh(
+        &mut self,
+        logits: &[f32],
+        mask: Option<&[u32]>,
+        best: f32,
+        (temperature, min_p): (f32, f32),
+    ) {
+        let floor = if min_p > 0.0 { min_p.ln().max(FLOOR) } else { FLOOR };
+        let scale = 1.0 / temperature;
+        self.of.resize(logits.len(), 0.0);
+        self.masses.clear();
+        let blocks = self.of.chunks_mut(BLOCK).zip(logits.chunks(BLOCK));
+        for (i, (weights, logits)) in blocks.enumerate() {
+            let words = mask.map(|mask| mask.get(i * BLOCK / 32..).unwrap_or(&[]));
+            let words = words.map(|words| &words[..words.len().min(BLOCK / 32)]);
+            if words.is_some_and(|words| words.iter().all(|word| *word == 0)) {
+                weights.fill(0.0);
+                self.masses.push(0.0);
                 continue;
             }
-            for (bit, weight) in weights.iter_mut().enumerate() {
-                *weight = if word >> bit & 1 == 1 { *weight } else { 0.0 };
+            for (weight, &logit) in weights.iter_mut().zip(logits) {
+                let x = (logit - best) * scale;
+                let inside = if x > FLOOR { x } else { FLOOR };
+                *weight = if x >= floor { exp(inside) } else { 0.0 };
             }
+            if let Some(words) = words {
+                forbid(weights, words);
+            }
+            // While they are near.
+            self.masses.push(mass_of(weights));
         }
     }
 
@@ -75,7 +91,7 @@ impl Weights {
 
     /// Keeps the fewest tokens, heaviest first, that have `share` of all weight.
     pub(super) fn keep_top_p(&mut self, share: f32) {
-        let total: f64 = self.of.chunks(BLOCK).map(mass_of).sum();
+        let total: f64 = self.masses.iter().sum();
         let share = f64::from(share);
         // All tokens that weigh less have together less than what may be missing.
         let bound = (1.0 - share) * total / self.of.len().max(1) as f64;
@@ -89,10 +105,9 @@ impl Weights {
     /// The token at a share in [0, 1) of all weight, in the order of ids; `None` where nothing
     /// weighs anything.
     pub(super) fn draw(&self, share: f32) -> Option<u32> {
-        let total: f64 = self.of.chunks(BLOCK).map(mass_of).sum();
+        let total: f64 = self.masses.iter().sum();
         let mut left = f64::from(share) * total;
-        for (i, block) in self.of.chunks(BLOCK).enumerate() {
-            let mass = mass_of(block);
+        for (i, (block, &mass)) in self.of.chunks(BLOCK).zip(&self.masses).enumerate() {
             if left >= mass {
                 left -= mass;
                 continue;
@@ -137,15 +152,64 @@ impl Weights {
             let equal = self.of.iter_mut().filter(|weight| **weight == least);
             equal.skip(n_ties).for_each(|weight| *weight = 0.0);
         }
+        let masses = self.masses.iter_mut().zip(self.of.chunks(BLOCK));
+        masses.for_each(|(mass, block)| *mass = mass_of(block));
     }
+}
+
+/// The bits of a word, each in a lane of its own: a shift by another count in each lane is no
+/// vector code on old processors.
+const BITS: [u32; 32] = {
+    let mut bits = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        bits[i] = 1 << i;
+        i += 1;
+    }
+    bits
+};
+
+/// Puts tokens out whose bit is not set; words that are missing at the end allow nothing.
+fn forbid(weights: &mut [f32], words: &[u32]) {
+    let (whole, rest) = weights.as_chunks_mut::<32>();
+    let mut words = words.iter().copied().chain(std::iter::repeat(0));
+    let only = |weights: &mut [f32], word: u32| {
+        for (weight, bit) in weights.iter_mut().zip(BITS) {
+            *weight = if word & bit != 0 { *weight } else { 0.0 };
+        }
+    };
+    whole.iter_mut().zip(&mut words).for_each(|(weights, word)| only(weights, word));
+    only(rest, words.next().unwrap_or(0));
+}
+
+/// The largest value among tokens whose bit is set.
+pub(super) fn largest_allowed(logits: &[f32], mask: &[u32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 32];
+    let mut take = |values: &[f32], word: u32| {
+        for ((lane, &value), bit) in lanes.iter_mut().zip(values).zip(BITS) {
+            let value = if word & bit != 0 { value } else { f32::NEG_INFINITY };
+            *lane = if value > *lane { value } else { *lane };
+        }
+    };
+    let (whole, rest) = logits.as_chunks::<32>();
+    for (values, &word) in whole.iter().zip(mask) {
+        if word != 0 {
+            take(values, word);
+        }
+    }
+    take(rest, mask.get(whole.len()).copied().unwrap_or(0));
+    super::largest(&lanes)
 }
 
 /// The sum of a block, in lanes that become vector code.
 fn mass_of(block: &[f32]) -> f64 {
     let mut lanes = [0.0; 8];
-    for eight in block.chunks(8) {
-        eight.iter().zip(&mut lanes).for_each(|(weight, lane)| *lane += f64::from(*weight));
-    }
+    let mut add = |weights: &[f32]| {
+        weights.iter().zip(&mut lanes).for_each(|(weight, lane)| *lane += f64::from(*weight));
+    };
+    let (whole, rest) = block.as_chunks::<8>();
+    whole.iter().for_each(|eight| add(eight));
+    add(rest);
     lanes.iter().sum()
 }
 
@@ -241,7 +305,7 @@ mod tests {
             let mut weights = Weights::new(n);
             let top_k = 1 + (next() * n as f32) as usize;
             let top_p = if round % 7 == 0 { 0.0 } else { next() };
-            weights.weigh(&logits, best, 0.7, if round % 5 == 0 { 0.05 } else { 0.0 });
+            weights.weigh(&logits, None, best, (0.7, if round % 5 == 0 { 0.05 } else { 0.0 }));
             let want = by_sorting(&weights, top_k, top_p);
             weights.keep_top_k(top_k);
             weights.keep_top_p(top_p);
@@ -252,7 +316,7 @@ mod tests {
     #[test]
     fn equal_weights_are_cut_by_id() {
         let mut weights = Weights::new(1000);
-        weights.weigh(&[3.0; 1000], 3.0, 1.0, 0.0);
+        weights.weigh(&[3.0; 1000], None, 3.0, (1.0, 0.0));
         weights.keep_top_p(0.25);
         assert_eq!(weights.kept(), (0..250).collect::<Vec<_>>());
         weights.keep_top_k(3);

@@ -5,6 +5,7 @@
 //! it asks for what is done anyway, or refused.
 
 mod rules;
+mod schema;
 mod tables;
 mod values;
 
@@ -16,6 +17,19 @@ use crate::grammar::Form;
 
 use rules::{Rule, Table};
 pub(crate) use values::{flag, logit_bias, number, text, whole};
+
+/// What a body of one of the protocols may have, or of completions, as JSON Schema.
+pub(crate) fn schema(protocol: Option<Protocol>) -> Value {
+    schema::of_body(protocol.map_or(tables::COMPLETIONS, table))
+}
+
+fn table(protocol: Protocol) -> Table {
+    match protocol {
+        Protocol::Chat => tables::CHAT,
+        Protocol::Messages => tables::MESSAGES,
+        Protocol::Responses => tables::RESPONSES,
+    }
+}
 
 /// Refuses what a completions body should not have.
 pub(crate) fn check_completions(fields: &Map<String, Value>) -> Result<(), ApiError> {
@@ -64,11 +78,7 @@ pub(crate) fn take(protocol: Protocol, body: &mut Value) -> Result<Own, ApiError
     };
     // A null is how some clients leave a field out.
     fields.retain(|_, value| !value.is_null());
-    let table: Table = match protocol {
-        Protocol::Chat => tables::CHAT,
-        Protocol::Messages => tables::MESSAGES,
-        Protocol::Responses => tables::RESPONSES,
-    };
+    let table = table(protocol);
     rules::check(table, fields, "")?;
     let repeated = repeated(protocol, fields);
     let is_read = |rule: &Rule| !matches!(rule, Rule::Inert | Rule::Only(_));

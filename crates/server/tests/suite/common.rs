@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) queue_max: usize,
     pub(crate) context: usize,
     pub(crate) step_time: Duration,
+    /// The feed at which the device is lost.
+    pub(crate) lost_at: u64,
     pub(crate) options: Options,
 }
 
@@ -58,6 +60,7 @@ impl Setup {
             queue_max: 16,
             context: 4096,
             step_time: Duration::ZERO,
+            lost_at: u64::MAX,
             options,
         }
     }
@@ -81,7 +84,8 @@ impl Setup {
         let engine =
             FakeEngine::new(tokenizer.vocab_size(), self.n_slots, self.context, Box::new(model))
                 .with_step(256, self.n_slots)
-                .with_step_time(self.step_time);
+                .with_step_time(self.step_time)
+                .with_loss(self.lost_at);
         let options = SchedulerOptions::default();
         let (runtime, thread) = Runtime::spawn(Box::new(engine), options, self.queue_max).unwrap();
         let app = App::new(runtime.clone(), tokenizer, self.options).unwrap();

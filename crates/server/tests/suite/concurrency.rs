@@ -154,3 +154,30 @@ async fn slow_heads_and_floods_of_headers_are_cut_off() {
     end.send(()).unwrap();
     task.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_lost_engine_fails_what_runs_and_refuses_what_comes() {
+    let server = Setup { lost_at: 4, ..Setup::new(&["one two three four five six"]) }.serve();
+    assert_eq!(server.get("/health").await.0, 200);
+    let (status, answer) = server.post_text("/v1/chat/completions", body(1, false)).await;
+    assert_eq!(status, 500, "{answer}");
+    assert_eq!(json(&answer)["error"]["type"], "server_error");
+    for path in ["/health", "/ready"] {
+        // The thread ends a moment after it has told.
+        let mut status = server.get(path).await.0;
+        for _ in 0..100 {
+            if status == 503 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            status = server.get(path).await.0;
+        }
+        assert_eq!(status, 503, "{path}");
+    }
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    let asked = json!({"model": "m", "max_tokens": 5, "messages": messages});
+    let (status, answer) = server.post("/v1/messages", asked).await;
+    assert_eq!((status.as_u16(), &answer["error"]["type"]), (503, &json!("overloaded_error")));
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("restarted"), "{message}");
+}

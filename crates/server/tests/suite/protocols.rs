@@ -172,7 +172,10 @@ async fn models_tokens_and_the_description() {
     assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("not_found")));
     assert_eq!(server.get("/ready").await.0, 200);
     let (_, body) = server.get("/openapi.json").await;
-    assert!(body["paths"]["/v1/messages"]["post"].is_object());
+    let of_messages = &body["paths"]["/v1/messages"]["post"]["requestBody"]["content"];
+    let fields = &of_messages["application/json"]["schema"]["properties"];
+    assert!(fields["messages"].is_object() && fields["max_tokens"].is_object(), "{of_messages}");
+    assert!(body["paths"]["/v1/completions"]["post"]["responses"]["429"].is_object());
 
     let body = server.ask("/tokenize", json!({"content": "Hi <｜User｜>"})).await;
     let ids: Vec<u64> =

@@ -24,7 +24,7 @@ pub struct Cpu {
 }
 
 /// Instruction sets that matter here, by their names in `/proc/cpuinfo` of x86-64 and Arm.
-const RELEVANT: [&str; 17] = [
+const RELEVANT: [&str; 19] = [
     "avx2",
     "fma",
     "f16c",
@@ -33,6 +33,8 @@ const RELEVANT: [&str; 17] = [
     "avx512bw",
     "avx512vl",
     "avx512_vnni",
+    "avx512vbmi",
+    "gfni",
     "avx512_bf16",
     "amx_tile",
     "amx_int8",
@@ -52,9 +54,12 @@ impl Cpu {
 
     /// The fastest family of kernels that this processor can run, for reports.
     pub fn best_kernels(&self) -> &'static str {
-        if self.has(&["amx_tile", "amx_int8"]) {
+        let vbmi = self.has(&["avx512bw", "avx512_vnni", "avx512vbmi", "gfni"]);
+        if vbmi && self.has(&["amx_tile", "amx_int8"]) {
             "AMX int8"
-        } else if self.has(&["avx512bw", "avx512vl", "avx512_vnni"]) {
+        } else if vbmi {
+            "AVX-512 VNNI and VBMI"
+        } else if self.has(&["avx512bw", "avx512_vnni"]) {
             "AVX-512 VNNI"
         } else if self.has(&["avx2", "fma", "f16c"]) {
             "AVX2"

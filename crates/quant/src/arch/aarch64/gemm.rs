@@ -1,4 +1,4 @@
-//! Many activation rows: weights are unpacked once per panel of 64 rows and 1024 columns, then every
+//! Many activation rows: weights are unpacked once per panel of 128 rows and 1024 columns, then every
 //! activation row meets the panel while it is in the cache.
 //!
 //! A panel holds steps of eight rows and 16 columns as [`Mac::pack`] lays them. What belongs to a block

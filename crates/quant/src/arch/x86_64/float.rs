@@ -89,20 +89,26 @@ unsafe fn rows<F: Float>(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
         let end = out.rows().min(first + near);
         let mut r = 0;
         while r < w.rows() {
-            let tall = w.rows() - r;
+            // Lone activation rows need more weight rows side by side to keep the multipliers busy.
+            let tall = match w.rows() - r {
+                8.. if out.rows() < 4 => 8,
+                3.. => 3,
+                _ => 1,
+            };
             let mut n = first;
             while n < end {
                 // SAFETY: the tile lies in both matrices.
                 unsafe {
                     n += match (tall, end - n) {
-                        (3.., 4..) => tile::<F, 3, 4>(w, acts, (r, n), out),
-                        (3.., _) => tile::<F, 3, 1>(w, acts, (r, n), out),
+                        (8, _) => tile::<F, 8, 1>(w, acts, (r, n), out),
+                        (3, 4..) => tile::<F, 3, 4>(w, acts, (r, n), out),
+                        (3, _) => tile::<F, 3, 1>(w, acts, (r, n), out),
                         (_, 4..) => tile::<F, 1, 4>(w, acts, (r, n), out),
                         _ => tile::<F, 1, 1>(w, acts, (r, n), out),
                     };
                 }
             }
-            r += if tall >= 3 { 3 } else { 1 };
+            r += tall;
         }
     }
 }
@@ -116,22 +122,33 @@ unsafe fn tile<F: Float, const R: usize, const N: usize>(
     (r, n): (usize, usize),
     out: &mut Out<'_>,
 ) -> usize {
-    let weights: [*const u8; R] = std::array::from_fn(|i| w.row(r + i).as_ptr());
-    let acts: [&[f32]; N] = std::array::from_fn(|i| acts.f32_row(n + i));
+    // No closures: the compiler does not inline them into a function with these features.
+    let (mut rows, mut near) = ([w.row(r).as_ptr(); R], [acts.f32_row(n); N]);
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = w.row(r + i).as_ptr();
+    }
+    for (i, row) in near.iter_mut().enumerate() {
+        *row = acts.f32_row(n + i);
+    }
     let mut acc = [[_mm256_setzero_ps(); R]; N];
+    let mut weights = [_mm256_setzero_ps(); R];
     let cols = w.cols();
     for k in (0..cols - cols % 8).step_by(8) {
+        let at = k * F::BYTES;
+        if N == 1 && at.is_multiple_of(64) {
+            // The rows that come next, past the end for the last ones, which does nothing.
+            for row in rows {
+                let next = row.wrapping_add(R * w.row_bytes() + at);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            }
+        }
         // SAFETY: eight more columns exist in every row.
         unsafe {
-            if N == 1 {
-                for row in weights {
-                    let ahead = row.wrapping_add(k * F::BYTES + AHEAD);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                }
+            for j in 0..R {
+                weights[j] = F::load(rows[j].add(at));
             }
-            let weights = weights.map(|row| F::load(row.add(k * F::BYTES)));
             for i in 0..N {
-                let act = _mm256_loadu_ps(acts[i].as_ptr().add(k));
+                let act = _mm256_loadu_ps(near[i].as_ptr().add(k));
                 for j in 0..R {
                     acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
                 }
@@ -142,9 +159,11 @@ unsafe fn tile<F: Float, const R: usize, const N: usize>(
         let k = cols - cols % 8;
         // SAFETY: the last columns are copied into zeros before they are loaded.
         unsafe {
-            let weights = weights.map(|row| last::<F>(row.add(k * F::BYTES), cols - k));
+            for j in 0..R {
+                weights[j] = last::<F>(rows[j].add(k * F::BYTES), cols - k);
+            }
             for i in 0..N {
-                let act = last_acts(&acts[i][k..]);
+                let act = last_acts(&near[i][k..]);
                 for j in 0..R {
                     acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
                 }
@@ -158,9 +177,6 @@ unsafe fn tile<F: Float, const R: usize, const N: usize>(
     }
     N
 }
-
-/// How far ahead a lone activation row asks for weights, in bytes.
-const AHEAD: usize = 1024;
 
 /// Fewer than eight numbers, then zeros.
 #[inline]

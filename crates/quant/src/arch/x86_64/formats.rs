@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use crate::grids::IQ2_XXS;
 
 /// What a block says once: its scales and where its weights are.
+#[derive(Clone, Copy)]
 pub(super) struct Header {
     /// A scale per 16 weights, i8.
     pub(super) scales: __m128i,
@@ -12,6 +13,12 @@ pub(super) struct Header {
     pub(super) mins: __m128i,
     /// Eight dwords for the format's own use.
     pub(super) state: [i32; 8],
+}
+
+impl Header {
+    /// Nothing yet.
+    // SAFETY: vectors of integers hold any bits.
+    pub(super) const ZERO: Self = unsafe { std::mem::zeroed() };
 }
 
 /// A format whose blocks unpack to unsigned bytes that lie `OFFSET` above the weights.

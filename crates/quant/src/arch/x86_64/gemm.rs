@@ -1,4 +1,4 @@
-//! Many activation rows: weights are unpacked once per panel of 64 rows and 1024 columns, then every
+//! Many activation rows: weights are unpacked once per panel of 128 rows and 1024 columns, then every
 //! activation row meets the panel while it is in the cache.
 //!
 //! A panel holds 16 rows side by side, four weights of each in turn (two, widened, for Q8_0), so that
@@ -184,7 +184,10 @@ pub(super) unsafe fn pack<F: Format>(w: &Weights<'_>, panel: &Panel, scratch: &m
                 // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of
                 // which the buffers hold `PANEL_ROWS / 16 * PANEL_COLS / LEN`.
                 unsafe {
-                    let blocks = rows.map(|row| row.add(b * F::BYTES));
+                    let mut blocks = rows;
+                    for block in &mut blocks {
+                        *block = block.add(b * F::BYTES);
+                    }
                     let weights = weights.add(at * F::LEN * SIDE + 32 * half);
                     let meta = meta.add(at * meta_bytes::<F>());
                     pack_eight::<F>(blocks, weights, meta, half);
@@ -205,9 +208,15 @@ unsafe fn pack_eight<F: Format>(
 ) {
     // SAFETY: blocks of this format; `weights` and `meta` have room for a block of 16 rows.
     unsafe {
-        let headers: [Header; 8] = std::array::from_fn(|r| F::header(blocks[r]));
+        let mut headers = [Header::ZERO; 8];
+        for (header, block) in headers.iter_mut().zip(blocks) {
+            *header = F::header(block);
+        }
+        let mut rows = [_mm256_setzero_si256(); 8];
         for g in 0..F::LEN / 32 {
-            let rows = std::array::from_fn(|r| F::weights(blocks[r], &headers[r], g));
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = F::weights(blocks[r], &headers[r], g);
+            }
             for (quad, column) in transpose(&rows).into_iter().enumerate() {
                 _mm256_storeu_si256(weights.add((8 * g + quad) * 64).cast(), column);
             }
@@ -228,25 +237,38 @@ unsafe fn pack_eight<F: Format>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn pack_scales<F: Format>(headers: &[Header; 8], meta: *mut u8) {
+    let (mut low, mut high, mut mins) =
+        ([_mm256_setzero_si256(); 8], [_mm256_setzero_si256(); 8], [_mm256_setzero_si256(); 8]);
+    for (r, header) in headers.iter().enumerate() {
+        let scales = header.scales;
+        if F::SCALES_OF_32 {
+            // Adjacent scales are equal, so that pairs of them are in place.
+            low[r] = _mm256_cvtepi8_epi16(scales);
+        } else {
+            low[r] = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(scales, scales));
+            high[r] = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(scales, scales));
+        }
+        mins[r] = _mm256_cvtepi8_epi16(header.mins);
+    }
     // SAFETY: the caller has room for a block of 16 rows.
     unsafe {
-        let put = |dwords: [__m256i; 8], at: usize| {
-            for (i, column) in transpose(&dwords).into_iter().enumerate() {
-                _mm256_storeu_si256(meta.add(at + 64 * i).cast(), column);
-            }
-        };
-        // Adjacent scales are equal where they serve 32 weights, so that pairs of them are in place.
-        let words = |v: __m128i| _mm256_cvtepi8_epi16(v);
-        let twice = |v: __m128i| words(_mm_unpacklo_epi8(v, v));
-        if F::SCALES_OF_32 {
-            put(std::array::from_fn(|r| words(headers[r].scales)), 0);
-        } else {
-            put(std::array::from_fn(|r| twice(headers[r].scales)), 0);
-            put(std::array::from_fn(|r| twice(_mm_srli_si128::<8>(headers[r].scales))), 8 * 64);
+        put(low, meta);
+        if !F::SCALES_OF_32 {
+            put(high, meta.add(8 * 64));
         }
         if F::MINS {
-            put(std::array::from_fn(|r| words(headers[r].mins)), mins_at::<F>());
+            put(mins, meta.add(mins_at::<F>()));
         }
+    }
+}
+
+/// Eight dwords of eight rows, the first of all rows first.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn put(rows: [__m256i; 8], at: *mut u8) {
+    for (i, column) in transpose(&rows).into_iter().enumerate() {
+        // SAFETY: the caller has room for eight columns, 64 bytes apart.
+        unsafe { _mm256_storeu_si256(at.add(64 * i).cast(), column) };
     }
 }
 

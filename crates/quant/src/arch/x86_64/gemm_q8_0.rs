@@ -41,7 +41,7 @@ pub(super) unsafe fn q8_0(
 
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
+unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
     let n_blocks = panel.cols / 32;
     let (weights, scales) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     for side in 0..panel.rows.div_ceil(SIDE) {
@@ -52,8 +52,11 @@ pub(super) unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch)
                 // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of
                 // which the buffers hold `PANEL_ROWS / 16 * PANEL_COLS / 32`.
                 unsafe {
-                    let blocks = rows.map(|row| row.add(b * BYTES));
-                    let quants = blocks.map(|block| _mm256_loadu_si256(block.add(2).cast()));
+                    let (mut blocks, mut quants) = (rows, [_mm256_setzero_si256(); 8]);
+                    for (block, quants) in blocks.iter_mut().zip(&mut quants) {
+                        *block = block.add(b * BYTES);
+                        *quants = _mm256_loadu_si256(block.add(2).cast());
+                    }
                     let group = weights.add(at * GROUP + 32 * half);
                     for (quad, column) in transpose(&quants).into_iter().enumerate() {
                         let [even, odd] = widen(column);

@@ -31,8 +31,12 @@ pub(super) unsafe fn blocks<F: Format>(
                 prefetch_next(w, first, b * ROWS * F::BYTES, F::BYTES);
                 // SAFETY: `w` has whole blocks of this format and `acts` as many of its own.
                 let (total, mins, d, dmin) = unsafe {
+                    let mut blocks = rows;
+                    for block in &mut blocks {
+                        *block = block.add(b * F::BYTES);
+                    }
                     let acts = (codes.as_ptr().add(b * F::LEN), sums.as_ptr().add(b * F::LEN / 16));
-                    eight_blocks::<F>(rows.map(|row| row.add(b * F::BYTES)), acts)
+                    eight_blocks::<F>(blocks, acts)
                 };
                 let scale = _mm256_set1_ps(scales[b]);
                 acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(d, scale), acc);
@@ -127,14 +131,18 @@ pub(super) unsafe fn q8_0(
                 prefetch_next(w, first, b * ROWS * BYTES, BYTES);
                 // SAFETY: `w` and `acts` have `n_blocks` blocks; each of `w` is a scale and 32 bytes.
                 let (totals, d) = unsafe {
-                    let blocks = rows.map(|row| row.add(b * BYTES));
+                    let mut blocks = rows;
+                    for block in &mut blocks {
+                        *block = block.add(b * BYTES);
+                    }
                     let evens = _mm256_loadu_si256(codes.as_ptr().add(32 * b).cast());
                     let odds = _mm256_loadu_si256(codes.as_ptr().add(32 * b + 16).cast());
-                    let totals = blocks.map(|block| {
+                    let mut totals = [_mm256_setzero_si256(); ROWS];
+                    for (total, block) in totals.iter_mut().zip(blocks) {
                         let [even, odd] = widen(_mm256_loadu_si256(block.add(2).cast()));
                         let even = _mm256_madd_epi16(even, evens);
-                        _mm256_add_epi32(even, _mm256_madd_epi16(odd, odds))
-                    });
+                        *total = _mm256_add_epi32(even, _mm256_madd_epi16(odd, odds));
+                    }
                     (totals, gather_f16(blocks))
                 };
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(scales[b]));
@@ -158,7 +166,7 @@ pub(super) fn rows_from(w: &Weights<'_>, first: usize) -> [*const u8; ROWS] {
 pub(super) fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usize) {
     let next = w.row(first).as_ptr().wrapping_add(ROWS * w.row_bytes() + offset);
     for line in 0..(ROWS * block_bytes).div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64 * line).cast());
+        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64 * line).cast());
     }
 }
 

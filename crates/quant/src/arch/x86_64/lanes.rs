@@ -6,15 +6,26 @@ use std::arch::x86_64::*;
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn sum_each(v: &[__m256i; 8]) -> __m256i {
-    // Each step adds two vectors into one that keeps their sums in alternate lanes.
-    let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    let quad = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
     let low = quad(pair(v[0], v[1]), pair(v[2], v[3]));
     let high = quad(pair(v[4], v[5]), pair(v[6], v[7]));
     _mm256_add_epi32(
         _mm256_permute2x128_si256::<0x20>(low, high),
         _mm256_permute2x128_si256::<0x31>(low, high),
     )
+}
+
+/// Adds two vectors into one that keeps their sums in alternate lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pair(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
+}
+
+/// As [`pair`], for lanes of 64 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quad(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
 }
 
 /// The transpose of 8 rows of 8 dwords.
@@ -49,10 +60,26 @@ pub(super) fn transpose(r: &[__m256i; 8]) -> [__m256i; 8] {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(super) unsafe fn gather_f16(at: [*const u8; 8]) -> __m256 {
+    // No closure: the compiler does not inline one into a function with these features.
     // SAFETY: promised by the caller.
-    let bits = at.map(|p| unsafe { p.cast::<u16>().read_unaligned() } as i16);
-    let [a, b, c, d, e, f, g, h] = bits;
-    _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h))
+    unsafe {
+        _mm256_cvtph_ps(_mm_setr_epi16(
+            word(at[0]),
+            word(at[1]),
+            word(at[2]),
+            word(at[3]),
+            word(at[4]),
+            word(at[5]),
+            word(at[6]),
+            word(at[7]),
+        ))
+    }
+}
+
+#[inline]
+unsafe fn word(at: *const u8) -> i16 {
+    // SAFETY: two readable bytes, by the caller's promise.
+    unsafe { at.cast::<i16>().read_unaligned() }
 }
 
 /// The float law's sum of eight lanes: `((0+4)+(2+6)) + ((1+5)+(3+7))`.

@@ -1,5 +1,7 @@
-//! AVX2 (with FMA and F16C), and AVX-512 with VNNI.
+//! AVX2 (with FMA and F16C); AVX-512 with VNNI, and with VBMI and GFNI; AMX.
 
+mod amx;
+mod avx512;
 mod float;
 mod formats;
 mod gemm;
@@ -29,6 +31,14 @@ static AVX2: Isa = Isa {
 
 static VNNI: Isa = Isa { name: "avx512-vnni", matmul: matmul_vnni, ..AVX2 };
 
+static VBMI: Isa = Isa { name: "avx512-vbmi", matmul: avx512::matmul, ..AVX2 };
+
+static AMX: Isa = Isa { name: "amx-int8", matmul: amx::matmul, ..AVX2 };
+
+/// The code of [`AMX`] on any machine with AVX-512.
+#[cfg(test)]
+static AMX_EMULATED: Isa = Isa { name: "amx-emulated", matmul: amx::emulated, ..AVX2 };
+
 /// The tables that this machine can run, slowest first.
 pub(super) fn available() -> Vec<&'static Isa> {
     let mut tables = Vec::new();
@@ -41,6 +51,14 @@ pub(super) fn available() -> Vec<&'static Isa> {
     let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
     if avx2 && avx512 && is_x86_feature_detected!("avx512vnni") {
         tables.push(&VNNI);
+        if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("gfni") {
+            #[cfg(test)]
+            tables.push(&AMX_EMULATED);
+            tables.push(&VBMI);
+            if amx::usable() {
+                tables.push(&AMX);
+            }
+        }
     }
     tables
 }

@@ -4,9 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::formats::Format;
-use super::gemm::{self, Accumulators, Panel, SIDE, Tile, bytes_of, for_tiles, gather};
-use super::gemm_q8_0;
-use crate::dot::{Out, RoundedRows, Scratch, Weights};
+use super::gemm::{self, Panel, SIDE, Tile, bytes_of, for_tiles, gather};
+use super::lanes::gather_f16;
+use crate::dot::{Out, PANEL_COLS, RoundedRows, Scratch, Weights};
 
 /// Activation rows that are multiplied together: sums and accumulators of eight take half the registers.
 const TILES: [usize; 3] = [8, 4, 1];
@@ -23,7 +23,7 @@ pub(super) unsafe fn q8_0(
     Panel::each(w, |panel| {
         // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
         unsafe {
-            gemm_q8_0::pack(w, &panel, scratch);
+            pack_q8_0(w, &panel, scratch);
             for_tiles(n_rows, TILES, |n, len| {
                 let tile = Tile { index, n, n_rows };
                 match len {
@@ -62,6 +62,69 @@ pub(super) unsafe fn blocks<F: Format>(
     });
 }
 
+/// As [`super::gemm_q8_0::pack`], with twice as wide vectors.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn pack_q8_0(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
+    const BYTES: usize = 34;
+    let n_blocks = panel.cols / 32;
+    let (weights, scales) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
+    for side in 0..panel.rows.div_ceil(SIDE) {
+        let (mut low, mut high) = (panel.eight(w, side, 0), panel.eight(w, side, 1));
+        for b in 0..n_blocks {
+            let at = side * n_blocks + b;
+            let mut rows = [_mm512_setzero_si512(); 8];
+            // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of which the
+            // buffers hold `PANEL_ROWS / 16 * PANEL_COLS / 32`.
+            unsafe {
+                _mm256_storeu_ps(scales.add(at * 64).cast(), gather_f16(low));
+                _mm256_storeu_ps(scales.add(at * 64 + 32).cast(), gather_f16(high));
+                for r in 0..8 {
+                    let upper = _mm256_loadu_si256(high[r].add(2).cast());
+                    let lower = _mm256_loadu_si256(low[r].add(2).cast());
+                    rows[r] = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lower), upper);
+                    (low[r], high[r]) = (low[r].wrapping_add(BYTES), high[r].wrapping_add(BYTES));
+                }
+                let group = weights.add(at * 1024);
+                for (quad, column) in transpose(&rows).into_iter().enumerate() {
+                    let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(column));
+                    _mm512_storeu_si512(group.add(64 * quad).cast(), even);
+                    let odd = _mm512_srai_epi16::<8>(column);
+                    _mm512_storeu_si512(group.add(64 * (8 + quad)).cast(), odd);
+                }
+            }
+        }
+    }
+}
+
+/// The transpose of 8 rows of 8 dwords in both halves of 512 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+fn transpose(r: &[__m512i; 8]) -> [__m512i; 8] {
+    let mut pairs = *r;
+    for i in 0..4 {
+        pairs[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    let mut quads = pairs;
+    for half in 0..2 {
+        for i in 0..2 {
+            let (a, b) = (pairs[4 * half + i], pairs[4 * half + 2 + i]);
+            quads[4 * half + 2 * i] = _mm512_unpacklo_epi64(a, b);
+            quads[4 * half + 2 * i + 1] = _mm512_unpackhi_epi64(a, b);
+        }
+    }
+    // Lanes of 64 bits: the first 128 bits of both vectors' halves, then the second ones.
+    let first = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    let second = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    let mut columns = quads;
+    for i in 0..4 {
+        columns[i] = _mm512_permutex2var_epi64(quads[i], first, quads[4 + i]);
+        columns[4 + i] = _mm512_permutex2var_epi64(quads[i], second, quads[4 + i]);
+    }
+    columns
+}
+
 /// All rows of a Q8_0 panel times `N` activation rows.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
@@ -76,6 +139,7 @@ unsafe fn multiply_q8_0<const N: usize>(
     let rows = tile.rows::<N>();
     let near = bytes_of(&mut scratch.acts);
     let row_at = |row| acts.wide(row)[panel.first_col..].as_ptr().cast::<u8>();
+    let next = tile.next_rows::<N>().map(row_at);
     // SAFETY: the rows go on for the panel's width, two bytes a code.
     unsafe { gather(rows.map(row_at), 2 * panel.cols, near) };
     let act_scales = rows.map(|row| acts.scales(row)[panel.first_col / 32..].as_ptr());
@@ -84,6 +148,9 @@ unsafe fn multiply_q8_0<const N: usize>(
         let mut sums = Sums::<N>::load(panel, side, out, tile.n);
         for b in 0..n_blocks {
             let at = side * n_blocks + b;
+            if side == 0 {
+                fetch(next, 64 * b..64 * (b + 1));
+            }
             let mut totals = [_mm512_setzero_si512(); N];
             // SAFETY: `pack` has filled this block and `gather` its activations, which have as many
             // scales.
@@ -120,22 +187,34 @@ unsafe fn multiply<F: Format, const N: usize>(
     let rows = tile.rows::<N>();
     let near = bytes_of(&mut scratch.acts);
     let row_at = |row| acts.codes(row)[panel.first_col..].as_ptr().cast::<u8>();
+    let next = tile.next_rows::<N>().map(row_at);
     // SAFETY: the rows go on for the panel's width.
     unsafe { gather(rows.map(row_at), panel.cols, near) };
     let act_scales = rows.map(|row| acts.scales(row)[panel.first_col / F::LEN..].as_ptr());
     let act_sums = rows.map(|row| acts.sums(row)[panel.first_col / 16..].as_ptr());
+    // SAFETY: the codes take a quarter of the buffer, corrections for every 16 of them as much again.
+    let corrections = unsafe { near.add(8 * PANEL_COLS).cast::<i32>() };
+    if F::OFFSET != 0 {
+        for (n, sums) in act_sums.iter().enumerate() {
+            // SAFETY: the row has a sum for every 16 codes of the panel's width.
+            unsafe { correct::<F>(*sums, panel.cols, corrections.add(n * RUNS)) };
+        }
+    }
     let (weights, meta) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     for side in 0..panel.rows.div_ceil(SIDE) {
         let mut sums = Sums::<N>::load(panel, side, out, tile.n);
         for b in 0..n_blocks {
             let at = side * n_blocks + b;
+            if side == 0 {
+                fetch(next, b * F::LEN..(b + 1) * F::LEN);
+            }
             // SAFETY: `pack` has filled this block; its activations have as many scales and a sum per
             // 16 codes.
             unsafe {
                 let meta = meta.add(at * gemm::meta_bytes::<F>());
                 let weights = weights.add(at * F::LEN * SIDE);
-                let act_sums = act_sums.map(|sums| sums.add(b * F::LEN / 16));
-                let totals = block::<F, N>(weights, meta, (near, b * F::LEN), act_sums);
+                let corrections = corrections.add(b * F::LEN / 4 / quads::<F>());
+                let totals = block::<F, N>(weights, meta, (near, b * F::LEN), corrections);
                 let d_at = meta.add(gemm::meta_bytes::<F>() - 128).cast::<f32>();
                 let (d, dmin) = (_mm512_loadu_ps(d_at), _mm512_loadu_ps(d_at.add(16)));
                 for n in 0..N {
@@ -143,13 +222,39 @@ unsafe fn multiply<F: Format, const N: usize>(
                 }
                 if F::MINS {
                     for n in 0..N {
-                        let total = mins::<F>(meta, act_sums[n]);
+                        let total = mins::<F>(meta, act_sums[n].add(b * 16));
                         sums.subtract(n, total, dmin, *act_scales[n].add(b));
                     }
                 }
             }
         }
         sums.store(panel, side, out, tile.n);
+    }
+}
+
+/// Groups of four weights that share a scale.
+const fn quads<F: Format>() -> usize {
+    if F::SCALES_OF_32 { 8 } else { 4 }
+}
+
+/// Runs of weights with one scale in a panel's width, at most.
+const RUNS: usize = PANEL_COLS / 16;
+
+/// What is to be added to the products of each run so that the offset of the weights is gone.
+///
+/// # Safety
+/// There must be a sum for every 16 of `cols` codes, and room for as many corrections.
+unsafe fn correct<F: Format>(sums: *const i16, cols: usize, corrections: *mut i32) {
+    let per_run = quads::<F>() / 4;
+    for run in 0..cols / 16 / per_run {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let mut sum = 0;
+            for i in 0..per_run {
+                sum += i32::from(*sums.add(run * per_run + i));
+            }
+            corrections.add(run).write(-i32::from(F::OFFSET) * sum);
+        }
     }
 }
 
@@ -160,21 +265,19 @@ unsafe fn block<F: Format, const N: usize>(
     weights: *const u8,
     meta: *const u8,
     (near, first): (*const u8, usize),
-    act_sums: [*const i16; N],
+    corrections: *const i32,
 ) -> [__m512i; N] {
     let mut totals = [_mm512_setzero_si512(); N];
-    // Runs of weights that share a scale.
-    let quads = if F::SCALES_OF_32 { 8 } else { 4 };
+    let quads = const { quads::<F>() };
     for run in 0..F::LEN / 4 / quads {
         // SAFETY: the caller's block, its activations and their sums.
         unsafe {
-            let mut products: [__m512i; N] = std::array::from_fn(|n| {
-                let sum = match quads {
-                    8 => *act_sums[n].add(2 * run) + *act_sums[n].add(2 * run + 1),
-                    _ => *act_sums[n].add(run),
-                };
-                _mm512_set1_epi32(-i32::from(F::OFFSET) * i32::from(sum))
-            });
+            let mut products = [_mm512_setzero_si512(); N];
+            if F::OFFSET != 0 {
+                for n in 0..N {
+                    products[n] = _mm512_set1_epi32(*corrections.add(n * RUNS + run));
+                }
+            }
             for quad in run * quads..(run + 1) * quads {
                 let weights = _mm512_loadu_si512(weights.add(64 * quad).cast());
                 let at = first + 4 * quad;
@@ -219,23 +322,31 @@ unsafe fn mins<F: Format>(meta: *const u8, act_sums: *const i16) -> __m512i {
 struct Sums<const N: usize>([__m512; N]);
 
 impl<const N: usize> Sums<N> {
+    /// What the panels before have left in the output; zeros at the first.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn load(panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) -> Self {
-        let floats = Accumulators::<N>::load(panel, side, out, n);
-        // SAFETY: every row has 16 floats.
-        Self(floats.0.map(|row| unsafe { _mm512_loadu_ps(row.as_ptr()) }))
+        let mut sums = [_mm512_setzero_ps(); N];
+        if panel.first_col > 0 {
+            let (col, len) = columns(panel, side);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let values = out.part(n + i, col, len);
+                // SAFETY: the mask has as many lanes as the slice has floats.
+                *sum = unsafe { _mm512_maskz_loadu_ps(lanes(len), values.as_ptr()) };
+            }
+        }
+        Self(sums)
     }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn store(&self, panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) {
-        let mut floats = Accumulators::<N>([[0.0; SIDE]; N]);
-        for (row, sums) in floats.0.iter_mut().zip(self.0) {
-            // SAFETY: every row has 16 floats.
-            unsafe { _mm512_storeu_ps(row.as_mut_ptr(), sums) };
+        let (col, len) = columns(panel, side);
+        for (i, sum) in self.0.iter().enumerate() {
+            let values = out.part(n + i, col, len);
+            // SAFETY: the mask has as many lanes as the slice has floats.
+            unsafe { _mm512_mask_storeu_ps(values.as_mut_ptr(), lanes(len), *sum) };
         }
-        floats.store(panel, side, out, n);
     }
 
     /// `sum = fma(total, d * scale, sum)`.
@@ -252,5 +363,26 @@ impl<const N: usize> Sums<N> {
     fn subtract(&mut self, n: usize, total: __m512i, d: __m512, scale: f32) {
         let scale = _mm512_mul_ps(d, _mm512_set1_ps(scale));
         self.0[n] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(total), scale, self.0[n]);
+    }
+}
+
+/// First output column of 16 weight rows, and how many there are.
+fn columns(panel: &Panel, side: usize) -> (usize, usize) {
+    (panel.first_row + side * SIDE, SIDE.min(panel.rows - side * SIDE))
+}
+
+/// The first `len` lanes of 16.
+fn lanes(len: usize) -> __mmask16 {
+    u16::MAX >> (SIDE - len)
+}
+
+/// Asks for `bytes` of every row: those that are gathered next.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch<const N: usize>(rows: [*const u8; N], bytes: std::ops::Range<usize>) {
+    for at in bytes.step_by(64) {
+        for row in rows {
+            _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast());
+        }
     }
 }

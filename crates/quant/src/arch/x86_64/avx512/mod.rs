@@ -1,0 +1,39 @@
+//! AVX-512 with VNNI and VBMI: one or two activation rows. More are multiplied as without VBMI.
+
+mod gemv;
+mod gemv_blocks;
+mod gemv_q8_0;
+mod iq2_xxs;
+mod lanes;
+
+use super::formats::{Q2K, Q4K, Q6K};
+use super::{GEMM_ROWS, matmul_vnni};
+use crate::TensorType;
+use crate::dot::{Acts, Out, Scratch, Weights};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+pub(super) unsafe fn matmul(
+    w: &Weights<'_>,
+    acts: &Acts<'_>,
+    out: &mut Out<'_>,
+    scratch: &mut Scratch,
+) {
+    let (rows, index) = match *acts {
+        Acts::Rounded { rows, index } if out.rows() < GEMM_ROWS => (rows, index),
+        // SAFETY: this function has the features that that one needs.
+        _ => return unsafe { matmul_vnni(w, acts, out, scratch) },
+    };
+    // SAFETY: this function has the features that those need, and the format is each one's own.
+    unsafe {
+        match w.ty() {
+            TensorType::Q8_0 => gemv::rows::<gemv_q8_0::Q8_0>(w, rows, index, out),
+            TensorType::Mxfp4 => gemv::rows::<gemv_q8_0::Mxfp4>(w, rows, index, out),
+            TensorType::Q2K => gemv::rows::<Q2K>(w, rows, index, out),
+            TensorType::Q4K => gemv::rows::<Q4K>(w, rows, index, out),
+            TensorType::Q6K => gemv::rows::<Q6K>(w, rows, index, out),
+            TensorType::Iq2Xxs => gemv::rows::<iq2_xxs::Iq2Xxs>(w, rows, index, out),
+            // `Kernels::matmul` has compared the formats.
+            ty => unreachable!("{ty} has no integer products"),
+        }
+    }
+}
