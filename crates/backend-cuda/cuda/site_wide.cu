@@ -166,13 +166,13 @@ DEVICE void sinkhorn(float (&c)[16], float eps, uint32_t rounds) {
 #pragma unroll
         for (int j = 0; j < 4 && round > 0; j++) {
             float* row = c + 4 * j;
-            const float inverse = __fdividef(1.0f, (row[0] + row[1]) + (row[2] + row[3]) + eps);
+            const float inverse = reciprocal((row[0] + row[1]) + (row[2] + row[3]) + eps);
 #pragma unroll
             for (int k = 0; k < 4; k++) row[k] *= inverse;
         }
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            const float inverse = __fdividef(1.0f, (c[k] + c[4 + k]) + (c[8 + k] + c[12 + k]) + eps);
+            const float inverse = reciprocal((c[k] + c[4 + k]) + (c[8 + k] + c[12 + k]) + eps);
 #pragma unroll
             for (int j = 0; j < 4; j++) c[4 * j + k] *= inverse;
         }
