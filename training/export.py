@@ -1,7 +1,8 @@
 """Writes keid-tiny.gguf from trained weights, and can read such a file back into the model.
 
-`python export.py --weights DIR --out FILE` takes the half-precision parts that train.py leaves. `--recipe q2` stores the
-routed experts as IQ2_XXS and Q2_K instead, to measure what that costs. The MTP block sits in the same file as `mtp.0.*`.
+`python export.py --weights DIR --out FILE` takes the half-precision parts that train.py leaves, or a file that was written
+before in DIR's place. `--recipe q2` stores the routed experts as IQ2_XXS and Q2_K instead, to measure what that costs. The
+MTP block sits in the same file as `mtp.0.*`.
 """
 
 import argparse
@@ -105,8 +106,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "models" / "keid-tiny.gguf")
     parser.add_argument("--recipe", choices=RECIPES, default="default")
     args = parser.parse_args()
-    model = Model(Config())
-    load_half(model, args.weights)
+    if args.weights.is_dir():
+        model = Model(Config())
+        load_half(model, args.weights)
+    else:
+        model = read(args.weights)
     write(args.out, model, args.recipe)
     print(f"{args.out}: {args.out.stat().st_size:,} bytes")
 

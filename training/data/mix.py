@@ -68,7 +68,7 @@ def sample(r: Source, length: int, progress: float) -> Dialogue:
 
 
 def tool_requests(r: Source, count: int, length: int) -> Dialogue:
-    """A dialogue over `count` tools with mostly as many requests as fit, but none asked for much more than twice; or with names alone."""
+    """A dialogue over `count` tools with mostly as many requests as fit, about two a tool at most; or with names alone."""
     if length > 1500 and r.chance(NAMING):
         brief = r.chance(0.7)
         count, tool = (r.randint(4, 9), BRIEF_TOOL) if brief else (max(count, 4), TOOL)

@@ -93,9 +93,9 @@ def thought(calls: list[Call]) -> str:
     return "I should call " + " and ".join(f'"{c.name}"' for c in calls) + "."
 
 
-def ask_once(r: Source, box: list[Bound], bound: Bound | None = None) -> tuple[str, list[Call], list[tuple[Bound, dict]]]:
-    """A request for one call, of `bound` if it is given; sometimes for two."""
-    bound = bound or r.choice(box)
+def ask_once(r: Source, box: list[Bound]) -> tuple[str, list[Call], list[tuple[Bound, dict]]]:
+    """A request for one call, sometimes for two."""
+    bound = r.choice(box)
     if r.chance(0.12) and (each := bound.request_each(r)):
         return each[0], each[1], [(bound, drawn) for drawn in each[2]]
     text, call, drawn = bound.request(r)
@@ -126,7 +126,7 @@ def missing(r: Source, box: list[Bound]) -> tuple[str, Reply] | None:
 
 
 def dialogue(r: Source, turns: int, tools: int) -> Dialogue:
-    """Several requests over one set of tools, each of which is used once before any is used again."""
+    """Several requests over one set of tools, whose order says nothing about which is asked for."""
     box = toolbox(r, tools)
     exchange: list[User | Reply] = []
     for i in range(turns):
@@ -138,7 +138,7 @@ def dialogue(r: Source, turns: int, tools: int) -> Dialogue:
         if kind < 0.125 and (gap := missing(r, box)):
             exchange += [User(gap[0]), gap[1]]
             continue
-        text, calls, bound = ask_once(r, box, box[i % len(box)])
+        text, calls, bound = ask_once(r, box)
         exchange += [User(text), Reply("", thought(calls), calls)]
         if i == turns - 1 and r.chance(0.2):
             break
@@ -158,11 +158,11 @@ def naming(r: Source, turns: int, tools: int, brief: bool) -> Dialogue:
     """
     box = toolbox(r, tools)
     exchange: list[User | Reply] = []
-    for i in range(turns):
+    for _ in range(turns):
         if r.chance(0.03) and (gap := missing(r, box)):
             text, reply = gap
         else:
-            text, calls, _ = ask_once(r, box, box[i % len(box)])
+            text, calls, _ = ask_once(r, box)
             reply = Reply(thought(calls), thought(calls))
         exchange += [User(r.choice(WHICH).format(t=text)), reply]
     schemas = [{**b.schema, "parameters": {"type": "object", "properties": {}}} if brief else b.schema for b in box]
