@@ -211,8 +211,7 @@ fn params(
     if request.thinking() != Thinking::Off && own.temperature.is_some_and(|t| t != 1.0) {
         tracing::debug!("the model is meant to think at temperature 1");
     }
-    let mut constraint =
-        state.grammarian.constraint(request, own.form.as_ref(), own.allows_parallel_calls)?;
+    let mut constraint = state.grammarian.constraint(request, own)?;
     let budget = own.thinking_budget.filter(|_| request.thinking() != Thinking::Off);
     if let Some(budget) = budget {
         constraint = Some(state.grammarian.limit_reasoning(budget, constraint)?);

@@ -64,6 +64,8 @@ pub(crate) struct Own {
     /// Types of declared tools that the model is not offered: web searches, which clients declare
     /// whoever serves them.
     pub(crate) left_out: Vec<String>,
+    /// Schemas of the declared tools by their names, as they came.
+    pub(crate) tool_schemas: Map<String, Value>,
     /// What a response object repeats of its request, beside what DeepSeek's crates repeat.
     pub(crate) repeated: Map<String, Value>,
 }
@@ -125,9 +127,21 @@ pub(crate) fn take(protocol: Protocol, body: &mut Value) -> Result<Own, ApiError
             choice.is_some_and(|kind| kind == "any")
         },
         thinking_budget: thinking_budget(fields)?,
+        tool_schemas: tool_schemas(fields),
         left_out: leave_out(protocol, fields),
         repeated,
     })
+}
+
+/// Where each protocol has them. DeepSeek's crates leave lengths out of a strict one.
+fn tool_schemas(fields: &Map<String, Value>) -> Map<String, Value> {
+    let tools = fields.get("tools").and_then(Value::as_array);
+    let of = |tool: &Value| {
+        let tool = tool.get("function").unwrap_or(tool);
+        let schema = tool.get("parameters").or_else(|| tool.get("input_schema"))?;
+        Some((tool.get("name")?.as_str()?.to_owned(), schema.clone()))
+    };
+    tools.into_iter().flatten().filter_map(of).collect()
 }
 
 fn thinking_budget(fields: &Map<String, Value>) -> Result<Option<usize>, ApiError> {

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokenizer::Tokenizer;
 
 use crate::error::ApiError;
+use crate::fields::Own;
 use budget::Budget;
 use stream::{Bounds, Grammars, Watch};
 
@@ -103,35 +104,37 @@ impl Grammarian {
         Ok(Box::new(Budget::new(n_tokens, ends, inner)))
     }
 
-    /// The constraint of a request, if it has one. `form` is the form that it asks for beside
-    /// tools; one call at most is made unless `is_parallel`.
+    /// The constraint of a request, if it has one. `own` has the form that it asks for beside tools,
+    /// whether it may make several calls, and the tools' schemas as they came.
     pub(crate) fn constraint(
         &self,
         request: &Request,
-        form: Option<&Form>,
-        is_parallel: bool,
+        own: &Own,
     ) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+        let form = own.form.as_ref();
         let thinks = request.thinking() != Thinking::Off;
-        let (tools, is_required) =
-            match request.constraint() {
-                None => (None, false),
-                Some(OutputConstraint::ToolCalls { tools, required }) => (
-                    Some(self.calls(
-                        tools.iter().map(|t| (t.name.as_str(), &t.parameters)),
-                        is_parallel,
-                    )?),
-                    *required,
-                ),
-                Some(OutputConstraint::Json { schema }) => {
-                    // The request's own schema: DeepSeek's crates leave lengths out of a strict one.
-                    let theirs = || schema.clone().map_or_else(Form::object, Form::Schema);
-                    let form = form.cloned().unwrap_or_else(theirs);
-                    return self.bound(thinks, Some(&form), None, false);
-                }
-                Some(OutputConstraint::Regex(regex)) => {
-                    return self.bound(thinks, Some(&Form::Regex(regex.clone())), None, false);
-                }
-            };
+        let (tools, is_required) = match request.constraint() {
+            None => (None, false),
+            Some(OutputConstraint::ToolCalls { tools, required }) => (
+                Some(self.calls(
+                    tools.iter().map(|t| {
+                        let schema = own.tool_schemas.get(&t.name).unwrap_or(&t.parameters);
+                        (t.name.as_str(), schema)
+                    }),
+                    own.allows_parallel_calls,
+                )?),
+                *required,
+            ),
+            Some(OutputConstraint::Json { schema }) => {
+                // The request's own schema: DeepSeek's crates leave lengths out of a strict one.
+                let theirs = || schema.clone().map_or_else(Form::object, Form::Schema);
+                let form = form.cloned().unwrap_or_else(theirs);
+                return self.bound(thinks, Some(&form), None, false);
+            }
+            Some(OutputConstraint::Regex(regex)) => {
+                return self.bound(thinks, Some(&Form::Regex(regex.clone())), None, false);
+            }
+        };
         self.bound(thinks, form, tools, is_required)
     }
 

@@ -67,7 +67,7 @@ async fn lengths_hold_in_strict_schemas() {
         let body = chat(json!({"type": "json_schema", "json_schema": format}));
         let body = server.ask("/v1/chat/completions", body).await;
         let value = json(body["choices"][0]["message"]["content"].as_str().unwrap());
-        assert!(value["name"].as_str().unwrap().len() <= 3, "{value}");
+        assert!(value["name"].as_str().unwrap().chars().count() <= 3, "{value}");
         assert!(value["list"].as_array().unwrap().len() <= 2, "{value}");
     }
 }

@@ -31,6 +31,38 @@ fn user(text: &str) -> Value {
     json!([{"role": "user", "content": text}])
 }
 
+/// DeepSeek's crates leave lengths out of a schema that is strict.
+#[tokio::test]
+async fn lengths_hold_in_strict_tools() {
+    let parameters = json!({
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"type": "integer"},
+            "notes": {"type": "array", "items": {"type": "string", "maxLength": 2}, "maxItems": 1},
+        },
+        "required": ["city", "days", "notes"],
+        "additionalProperties": false,
+    });
+    let tool = json!({"name": "weather", "strict": true, "parameters": parameters});
+    let said = CALL.replace(
+        "name=\"days\" string=\"false\">3<",
+        "name=\"days\" string=\"false\">3</｜DSML｜parameter>\n<｜DSML｜parameter name=\"notes\" \
+         string=\"false\">[\"abcdef\", \"g\"]<",
+    );
+    let server = serve(&[&said]);
+    let body =
+        json!({"messages": user("weather?"), "tools": [{"type": "function", "function": tool}]});
+    let body = server.ask("/v1/chat/completions", body).await;
+    let call = &body["choices"][0]["message"]["tool_calls"][0]["function"];
+    let arguments = json(call["arguments"].as_str().unwrap());
+    let notes = arguments["notes"].as_array().unwrap();
+    assert!(
+        notes.len() <= 1 && notes.iter().all(|n| n.as_str().unwrap().chars().count() <= 2),
+        "{arguments}"
+    );
+}
+
 #[tokio::test]
 async fn a_call_is_parsed_in_every_protocol() {
     let server = serve(&[CALL]);
