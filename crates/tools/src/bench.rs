@@ -16,6 +16,8 @@ pub struct Bench {
     pub context: usize,
     /// Whether these are made up ([`Engine::fill`]) instead of read.
     pub filled: bool,
+    /// Sequences that generate at once, each at the context; the engine has as many slots.
+    pub streams: usize,
 }
 
 /// What was measured.
@@ -27,7 +29,7 @@ pub struct Measured {
     pub prefill_context: usize,
     /// Tokens read a second; `None` when no prompt was timed.
     pub prefill: Option<f64>,
-    /// Tokens generated a second, from the median time of a step.
+    /// Tokens generated a second by all streams, from the median time of a step.
     pub decode: f64,
     /// Slowest step over the median one.
     pub jitter: f64,
@@ -42,12 +44,12 @@ impl Bench {
     /// Steps of [`Bench::run`] that its caller is told of: tokens, whatever is done with them.
     pub fn steps(&self) -> usize {
         let held = if self.filled { 0 } else { self.context };
-        held + self.generate + self.prompt
+        self.streams * held + self.generate + self.prompt
     }
 
     /// Times generation and the reading of a prompt, which follows it; from nothing, the prompt
-    /// comes first. The slot is emptied before and after, and nothing is reused. `advance` is told
-    /// of tokens that are done.
+    /// comes first, into the first slot. Slots are emptied before and after, and nothing is reused.
+    /// `advance` is told of tokens that are done; those of all streams count as one.
     ///
     /// # Errors
     /// The engine's.
@@ -61,42 +63,70 @@ impl Bench {
             // Other tokens than those that are timed: pages of the file are touched, nothing is
             // reused.
             engine.release(0);
-            read(engine, 3, self.prompt.min(64), &mut |_| {})?;
+            read(engine, 0, 3, self.prompt.min(64), &mut |_| {})?;
             engine.release(0);
             prefill = Some(self.time_prompt(engine, advance)?);
         }
-        self.hold(engine, advance)?;
-        let mut times = Vec::with_capacity(self.generate);
-        for _ in 0..self.generate {
-            let token = argmax(engine.logits(0));
-            let start = Instant::now();
-            engine.feed(&[Feed { slot: 0, tokens: &[token], wanted: Wanted::Last(1) }])?;
-            engine.commit(&[1])?;
-            times.push(start.elapsed());
-            advance(1);
+        for slot in 0..self.streams {
+            self.hold(engine, slot, advance)?;
         }
+        let times = self.generate(engine, advance)?;
         let prefill_context = if prefill.is_some() { 0 } else { engine.tokens(0).len() };
         if prefill.is_none() && self.prompt > 0 {
             prefill = Some(self.time_prompt(engine, advance)?);
         }
-        engine.release(0);
-        times.sort_unstable();
+        (0..self.streams).for_each(|slot| engine.release(slot));
         let seconds = |i: usize| times.get(i).map_or(f64::NAN, Duration::as_secs_f64);
         let median = seconds(times.len() / 2);
         let jitter = seconds(times.len().saturating_sub(1)) / median;
-        let decode = 1.0 / median;
+        let decode = self.streams as f64 / median;
         Ok(Measured { context: self.context, prefill_context, prefill, decode, jitter })
     }
 
-    fn hold(&self, engine: &mut dyn Engine, advance: &mut dyn FnMut(usize)) -> engine::Result<()> {
-        engine.release(0);
-        let n = self.context.max(1);
+    fn hold(
+        &self,
+        engine: &mut dyn Engine,
+        slot: usize,
+        advance: &mut dyn FnMut(usize),
+    ) -> engine::Result<()> {
+        engine.release(slot);
+        // Streams read different tokens, so that they want different experts.
+        let (n, seed) = (self.context.max(1), 2 + 2 * slot as u64);
         if !self.filled {
-            return read(engine, 2, n, advance);
+            return read(engine, slot, seed, n, advance);
         }
         // The last token is read, so that there are logits to go on from.
-        engine.fill(0, n - 1, 0)?;
-        read(engine, 2, 1, &mut |_| {})
+        engine.fill(slot, n - 1, 0)?;
+        read(engine, slot, seed, 1, &mut |_| {})
+    }
+
+    /// Times of steps that give every stream a token, ascending. A stream's first token is made up.
+    fn generate(
+        &self,
+        engine: &mut dyn Engine,
+        advance: &mut dyn FnMut(usize),
+    ) -> engine::Result<Vec<Duration>> {
+        let mut tokens: Vec<u32> = match self.streams {
+            1 => vec![argmax(engine.logits(0))],
+            n => (0..n as u64).map(|slot| spread(slot, engine.info().n_vocab)).collect(),
+        };
+        let mut times = Vec::with_capacity(self.generate);
+        for _ in 0..self.generate {
+            let feed = |(slot, token)| Feed {
+                slot,
+                tokens: std::slice::from_ref(token),
+                wanted: Wanted::Last(1),
+            };
+            let feeds: Vec<Feed<'_>> = tokens.iter().enumerate().map(feed).collect();
+            let start = Instant::now();
+            engine.feed(&feeds)?;
+            engine.commit(&vec![1; self.streams])?;
+            times.push(start.elapsed());
+            tokens = (0..self.streams).map(|i| argmax(engine.logits(i))).collect();
+            advance(1);
+        }
+        times.sort_unstable();
+        Ok(times)
     }
 
     fn time_prompt(
@@ -105,23 +135,28 @@ impl Bench {
         advance: &mut dyn FnMut(usize),
     ) -> engine::Result<f64> {
         let start = Instant::now();
-        read(engine, 1, self.prompt, advance)?;
+        read(engine, 0, 1, self.prompt, advance)?;
         Ok(self.prompt as f64 / start.elapsed().as_secs_f64())
     }
+}
+
+/// An id anywhere in the vocabulary.
+fn spread(i: u64, n_vocab: usize) -> u32 {
+    ((i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as usize % n_vocab) as u32
 }
 
 /// Feeds `n` spread-out ids, so that hash routing and the embedding see the whole vocabulary.
 fn read(
     engine: &mut dyn Engine,
+    slot: usize,
     seed: u64,
     n: usize,
     advance: &mut dyn FnMut(usize),
 ) -> engine::Result<()> {
     let info = engine.info();
-    let id = |i: u64| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as usize % info.n_vocab;
-    let tokens: Vec<u32> = (0..n as u64).map(|i| id(i + (seed << 20)) as u32).collect();
+    let tokens: Vec<u32> = (0..n as u64).map(|i| spread(i + (seed << 20), info.n_vocab)).collect();
     for part in tokens.chunks(info.options.step_rows) {
-        engine.feed(&[Feed { slot: 0, tokens: part, wanted: Wanted::Last(1) }])?;
+        engine.feed(&[Feed { slot, tokens: part, wanted: Wanted::Last(1) }])?;
         engine.commit(&[part.len() as u32])?;
         advance(part.len());
     }

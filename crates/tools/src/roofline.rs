@@ -72,16 +72,29 @@ impl Roofline {
         ceilings.bandwidth * 1e9 / self.decode_bytes(context) as f64
     }
 
-    /// Tokens a second at which a prompt of `n` tokens could be read in chunks, if every chunk
-    /// read each weight that it needs once and computed meanwhile.
-    pub fn prefill(&self, ceilings: Ceilings, context: usize, n: usize, chunk: usize) -> f64 {
+    /// Tokens a second of `streams` sequences at once that the memory allows: dense weights are read
+    /// once a step, and every expert that one of them wants, if they choose independently.
+    pub fn decode_streams(&self, ceilings: Ceilings, context: usize, streams: usize) -> f64 {
+        let kv = self.decode_bytes(context) - self.work.bytes;
+        let bytes = self.step_bytes(streams) + streams as f64 * kv as f64;
+        streams as f64 * ceilings.bandwidth * 1e9 / bytes
+    }
+
+    /// Bytes of weights that a step of `rows` tokens reads, if each is read once and rows choose
+    /// experts independently.
+    fn step_bytes(&self, rows: usize) -> f64 {
         let c = &self.config;
         let missed = 1.0 - c.n_experts_used as f64 / c.n_experts as f64;
         let experts = self.work.expert_bytes as f64 * c.n_experts as f64 / c.n_experts_used as f64;
         let dense = self.all_bytes as f64 - experts;
+        dense + experts * (1.0 - missed.powi(rows as i32))
+    }
+
+    /// Tokens a second at which a prompt of `n` tokens could be read in chunks, if every chunk
+    /// read each weight that it needs once and computed meanwhile.
+    pub fn prefill(&self, ceilings: Ceilings, context: usize, n: usize, chunk: usize) -> f64 {
         let seconds = |rows: usize| {
-            let bytes = dense + experts * (1.0 - missed.powi(rows as i32));
-            let reading = bytes / (ceilings.bandwidth * 1e9);
+            let reading = self.step_bytes(rows) / (ceilings.bandwidth * 1e9);
             let flops = rows as f64 * self.flops(context + n / 2) as f64;
             ceilings.arithmetic.map_or(reading, |rate| reading.max(flops / (rate * 1e9)))
         };
@@ -170,6 +183,10 @@ mod tests {
         let memory = Ceilings { bandwidth: 10.0, arithmetic: None };
         let decode = roofline.decode(memory, 0);
         assert!((decode * roofline.work.bytes as f64 / 1e10 - 1.0).abs() < 1e-9, "{decode}");
+        let alone = roofline.decode_streams(memory, 8192, 1) / roofline.decode(memory, 8192);
+        assert!((alone - 1.0).abs() < 0.02, "{alone}");
+        let eight = roofline.decode_streams(memory, 8192, 8) / roofline.decode(memory, 8192);
+        assert!(eight > 2.0 && eight < 8.0, "{eight}");
         // One row reads what a token reads; a chunk of 512 nearly everything, once.
         let one = roofline.prefill(memory, 0, 1, 1);
         assert!((one / decode - 1.0).abs() < 0.02, "{one} {decode}");
