@@ -1,6 +1,7 @@
 // Hyper-connections: mixing values, collapse and expand.
 #include "matmul/copy.cuh"
 #include "matmul/round.cuh"
+#include "sinkhorn.cuh"
 #include "step.cuh"
 
 struct MixArgs {
@@ -270,39 +271,6 @@ KERNEL_EARLY(256, 4, hc_expand_sums, NextArgs) {
             }
         }
         __syncthreads();
-    }
-}
-
-// The matrix of a site in every lane's registers: one pass over rows, one over columns, many times.
-DEVICE void sinkhorn_4(float (&c)[16], float eps, uint32_t rounds) {
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const float largest = fmaxf(fmaxf(c[4 * j], c[4 * j + 1]), fmaxf(c[4 * j + 2], c[4 * j + 3]));
-        float sum = 0.0f;
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            c[4 * j + k] = expf(c[4 * j + k] - largest);
-            sum += c[4 * j + k];
-        }
-#pragma unroll
-        for (int k = 0; k < 4; k++) c[4 * j + k] = c[4 * j + k] / sum + eps;
-    }
-    for (uint32_t round = 0; round < rounds; round++) {
-        if (round > 0) {
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float* row = c + 4 * j;
-                const float inverse = reciprocal((row[0] + row[1]) + (row[2] + row[3]) + eps);
-#pragma unroll
-                for (int k = 0; k < 4; k++) row[k] *= inverse;
-            }
-        }
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const float inverse = reciprocal((c[k] + c[4 + k]) + (c[8 + k] + c[12 + k]) + eps);
-#pragma unroll
-            for (int j = 0; j < 4; j++) c[4 * j + k] *= inverse;
-        }
     }
 }
 

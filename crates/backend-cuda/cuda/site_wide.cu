@@ -3,6 +3,7 @@
 // products with each other, which hold both norms. The second mixes, collapses and norms.
 #include "common.cuh"
 #include "matmul/floats.cuh"
+#include "sinkhorn.cuh"
 
 #define STREAMS 4
 #define PROJECTED 24
@@ -148,37 +149,6 @@ KERNEL_OCC(256, 2, site_sums, SiteArgs) {
     }
 }
 
-// Softmax over rows and a column norm, then rounds of row and column norms, in every lane's registers.
-DEVICE void sinkhorn(float (&c)[16], float eps, uint32_t rounds) {
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const float largest = fmaxf(fmaxf(c[4 * j], c[4 * j + 1]), fmaxf(c[4 * j + 2], c[4 * j + 3]));
-        float sum = 0.0f;
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            c[4 * j + k] = expf(c[4 * j + k] - largest);
-            sum += c[4 * j + k];
-        }
-#pragma unroll
-        for (int k = 0; k < 4; k++) c[4 * j + k] = c[4 * j + k] / sum + eps;
-    }
-    for (uint32_t round = 0; round < rounds; round++) {
-#pragma unroll
-        for (int j = 0; j < 4 && round > 0; j++) {
-            float* row = c + 4 * j;
-            const float inverse = reciprocal((row[0] + row[1]) + (row[2] + row[3]) + eps);
-#pragma unroll
-            for (int k = 0; k < 4; k++) row[k] *= inverse;
-        }
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const float inverse = reciprocal((c[k] + c[4 + k]) + (c[8 + k] + c[12 + k]) + eps);
-#pragma unroll
-            for (int j = 0; j < 4; j++) c[4 * j + k] *= inverse;
-        }
-    }
-}
-
 // grid: rows.
 KERNEL(256, site_mix, SiteArgs) {
     SHARED float total[SUMS];
@@ -226,7 +196,7 @@ KERNEL(256, site_mix, SiteArgs) {
     float c[16];
 #pragma unroll
     for (int k = 0; k < 16; k++) c[k] = total[8 + k] * inverse * a.scale[2] + a.base[8 + k];
-    sinkhorn(c, a.hc_eps, a.rounds);
+    sinkhorn_4(c, a.hc_eps, a.rounds);
     float* mix = a.mix + uint64_t(r) * PROJECTED;
     if (lane < STREAMS) {
         mix[lane] = pre[lane];

@@ -7,7 +7,6 @@
 DEVICE void copy_16(void* to, const void* from) { __builtin_memcpy(to, from, 16); }
 DEVICE void copy_4(void* to, const void* from) { __builtin_memcpy(to, from, 4); }
 DEVICE void copies_begin() {}
-DEVICE void fetch_to_cache(const void*, uint64_t) {}
 DEVICE void fetch_line(const void*) {}
 template <int LEFT>
 DEVICE void copies_wait() {}
@@ -26,15 +25,7 @@ DEVICE void copy_4(void* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
                  : "memory");
 }
-// Begins to bring whole pieces of 16 bytes to the second cache.
-DEVICE void fetch_to_cache(const void* from, uint64_t bytes) {
-#if __CUDA_ARCH__ >= 900
-    const uint32_t whole = uint32_t(bytes) & ~15u;
-    if (whole == 0) return;
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(whole) : "memory");
-#endif
-}
-// The same for the 128 bytes around an address.
+// Begins to bring the 128 bytes around an address to the second cache.
 DEVICE void fetch_line(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at) : "memory"); }
 // Everything copied since the last call is one group.
 DEVICE void copies_begin() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -9,33 +9,6 @@ struct Matrix {
     uint32_t layout, rows, cols;
     // Rows of floats begin at multiples of 16 bytes.
     uint32_t aligned;
-
-    // Bytes of a panel of 16 rows, which lie together.
-    MEMBER uint64_t panel_bytes() const {
-        const uint32_t chunks = (cols + CHUNK_COLS - 1) / CHUNK_COLS;
-        switch (layout) {
-            case LAYOUT_Q8_0: return uint64_t(chunks) * Q8_0_CHUNK;
-            case LAYOUT_Q2_K: return uint64_t(chunks) * Q2_K_CHUNK;
-            case LAYOUT_Q4_K: return uint64_t(chunks) * Q4_K_CHUNK;
-            case LAYOUT_Q6_K: return uint64_t(chunks) * Q6_K_CHUNK;
-            case LAYOUT_IQ2_XXS: return uint64_t(chunks) * IQ2_XXS_CHUNK;
-            case LAYOUT_MXFP4: return uint64_t(chunks) * MXFP4_CHUNK;
-            case LAYOUT_F32: return uint64_t(cols) * 4 * CHUNK_ROWS;
-            default: return uint64_t(cols) * 2 * CHUNK_ROWS;
-        }
-    }
-
-    // Begins to bring panels `first` to `first + n` of an expert to the second cache. One thread.
-    MEMBER void fetch_panels(uint32_t expert, uint32_t first, uint32_t n) const {
-        const uint32_t all = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-        if (first >= all) return;
-        const uint64_t bytes = panel_bytes();
-        const uint8_t* begin = w + expert * expert_bytes + first * bytes;
-        uint64_t size = min(n, all - first) * bytes;
-        // Row-major values may end within the last panel.
-        if (layout >= LAYOUT_F32) size = min(size, uint64_t(rows) * (bytes / CHUNK_ROWS) - first * bytes);
-        fetch_to_cache(begin, size);
-    }
 };
 
 // Activations: records of the matrix' layout, or f32 rows.
