@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SKILLS = ("arithmetic", "occurrences", "copy", "talk", "outside", "tools", "tools_unseen", "results", "agent", "agent_unseen",
           "recall_1000", "recall_4000")
+MORE = {"tools": 2}  # How many times as many cases of a skill, for a finer figure.
 
 
 @cache
@@ -31,7 +32,7 @@ def pack_cases(tokenizer: Tokenizer, skills: tuple[str, ...], count: int, rows: 
 
     batches.append(fresh())
     for skill in skills:
-        for case in mix.cases(skill, count):
+        for case in mix.cases(skill, count * MORE.get(skill, 1)):
             ids, _ = render(case).tokens(tokenizer)
             begin = len(render(case, answer=False).tokens(tokenizer)[0])
             if len(ids) > length:

@@ -2,6 +2,7 @@
 
 Phases, as fractions of the run: the indexer first learns beside dense attention, then selection bites (DENSE_UNTIL);
 routed experts are rounded to MXFP4 from QUANTISE_FROM on; long contexts come in from LONG_FROM on.
+The run may be stopped and continued (SIGSTOP, SIGCONT): its schedule does not see pauses.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import deque
 from itertools import count
 from pathlib import Path
 from typing import Iterator, TextIO
@@ -25,26 +27,46 @@ from optim import Muon, split_parameters
 from score import exact_scores
 from tokenizer import Tokenizer
 
-DENSE_UNTIL, QUANTISE_FROM, LONG_FROM = 0.30, 0.50, 0.15
+DENSE_UNTIL, QUANTISE_FROM, LONG_FROM = 0.40, 0.50, 0.15
 SHORT, LONG = (32, 2048), (14, 4608)
 LONG_EVERY = 6
 DRAFT_WEIGHT, INDEX_WEIGHT = 0.3, 1.0
 DRAFTED = 4  # The MTP block trains on one in four sequences: it learns sooner than the main model, and a step takes less.
 MATRIX_RATE, BIAS_RATE = 0.02, 1e-3
 WARM_UP, HOLD = 100, 0.35
+LOG_EVERY, SAVE_EVERY, PAUSE = 20, 120.0, 5.0  # Steps; seconds of training; seconds.
+QUEUE = 4  # How many steps the host may be ahead of the device.
 SEED = 4
 
 
+class Clock:
+    """Seconds spent training. A gap of more than PAUSE seconds between two ticks is compiling, the first scoring or a stopped process,
+    and does not count. (`Trainer.wait` keeps the gaps of a running process near the length of a step.)
+    """
+
+    def __init__(self):
+        self.active = self.paused = 0.0
+        self.last = time.monotonic()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        gap, self.last = now - self.last, now
+        if gap > PAUSE:
+            self.paused += gap
+        else:
+            self.active += gap
+
+
 class Schedule:
-    """How far the run is, from 0 to 1: by steps, or by the clock, which fits it to any machine."""
+    """How far the run is, from 0 to 1: by steps, or by seconds of training, which fits it to any machine."""
 
     def __init__(self, steps: int, seconds: float | None, done: float = 0.0):
-        self.steps, self.seconds, self.done, self.began = steps, seconds, done, time.time()
+        self.steps, self.seconds, self.done, self.clock = steps, seconds, done, Clock()
 
     def progress(self, step: int) -> float:
         if self.seconds is None:
             return step / self.steps
-        return min(1.0, self.done + (time.time() - self.began) / self.seconds)
+        return min(1.0, self.done + self.clock.active / self.seconds)
 
     def jobs(self, first: int, stop: int | None) -> Iterator[mix.Job]:
         """Batches to make, decided as they are asked for."""
@@ -82,6 +104,7 @@ class Trainer:
         groups = [{"params": ps, "lr": 0.0, "rate": rate} for rate, ps in adam.items()]
         self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=device == "cuda")
         self.loss = token_loss
+        self.queued: deque[torch.cuda.Event] = deque()
         self.flags = [torch.tensor(on, device=device) for on in (False, True)]
         if compiled:
             self.compile()
@@ -130,7 +153,18 @@ class Trainer:
         self.adam.step()
         self.model.zero_grad(set_to_none=True)
         self.balance(out.loads, factor)
+        self.wait()
         return torch.stack([first.detach(), second.detach(), out.index_loss.detach()])
+
+    def wait(self) -> None:
+        """Until the device is at most QUEUE steps behind."""
+        if self.device != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record()
+        self.queued.append(event)
+        if len(self.queued) > QUEUE:
+            self.queued.popleft().synchronize()
 
     @torch.no_grad()
     def balance(self, loads: list[Tensor], factor: float) -> None:
@@ -159,8 +193,8 @@ def warm_up(shape: tuple[int, int]) -> None:
     trainer.step(mix.batch(SEED, Tokenizer(), *shape, 0.0), 0.0, 0.0)
 
 
-def save_half(model: Model, folder: Path, parts: int = 3) -> None:
-    """Weights in half precision over several files small enough to carry."""
+def save_half(model: Model, folder: Path, step: int, progress: float, parts: int = 3) -> None:
+    """Weights in half precision over several files small enough to carry, and `at.json`, which says how far they are."""
     items = [(k, v.half() if v.is_floating_point() else v) for k, v in model.state_dict().items()]
     shares: list[dict] = [{} for _ in range(parts)]
     sizes = [0] * parts
@@ -169,30 +203,36 @@ def save_half(model: Model, folder: Path, parts: int = 3) -> None:
         shares[least][key] = value.cpu()
         sizes[least] += value.numel()
     for i, share in enumerate(shares):
-        torch.save(share, folder / f"half{i}.pt")
+        torch.save(share, folder / f"half{i}.tmp")
+    (folder / "at.tmp").write_text(json.dumps({"step": step, "progress": progress}))
+    # All at once, so that a copy made meanwhile has parts of one step.
+    for i in range(parts):
+        (folder / f"half{i}.tmp").rename(folder / f"half{i}.pt")
+    (folder / "at.tmp").rename(folder / "at.json")
 
 
-def load_half(model: Model, folder: Path) -> None:
-    """What `save_half` wrote."""
+def load_half(model: Model, folder: Path) -> tuple[int, float]:
+    """What `save_half` wrote -> (steps done, progress)."""
     state = {}
     for part in sorted(folder.glob("half*.pt")):
         state.update(torch.load(part, map_location="cpu"))
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    at = folder / "at.json"
+    found = json.loads(at.read_text()) if at.exists() else {"step": 0, "progress": 0.0}
+    return found["step"], found["progress"]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--seconds", type=float, help="end after so many seconds instead of so many steps")
+    parser.add_argument("--seconds", type=float, help="end after so many seconds of training instead of so many steps")
     parser.add_argument("--stop", type=int, help="stop early, at this step of the schedule")
-    parser.add_argument("--init", type=Path, help="start from the half-precision weights in this folder")
-    parser.add_argument("--first", type=int, default=0, help="with --init: the step to go on from")
-    parser.add_argument("--done", type=float, default=0.0, help="with --init and --seconds: the part of the schedule that is behind")
+    parser.add_argument("--init", type=Path, help="go on from the half-precision weights in this folder, where its at.json says")
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--evals", type=int, default=6, help="evaluations over the run")
+    parser.add_argument("--evals", type=int, default=12, help="evaluations over the run")
     parser.add_argument("--warm-up", action="store_true", help="only compile for long rows; the training starts this beside itself")
     return parser.parse_args()
 
@@ -205,33 +245,39 @@ def main() -> None:
     state = args.out / "state.pt"
     (args.out / "done").unlink(missing_ok=True)
     stream = mix.Stream(args.workers)
-    schedule = Schedule(args.steps, args.seconds, args.done)
+    schedule = Schedule(args.steps, args.seconds)
     compiled = not args.eager
     if compiled and args.device == "cuda":
         with (args.out / "warm-up.log").open("w") as log:
             subprocess.Popen([sys.executable, __file__, "--warm-up"], stdout=log, stderr=log)
     trainer = Trainer(args.device, compiled)
-    first = args.first
+    first = 0
     if state.exists():
         first, schedule.done = trainer.load(state)
     elif args.init:
-        load_half(trainer.model, args.init)
+        first, schedule.done = load_half(trainer.model, args.init)
     with (args.out / "log.jsonl").open("a", buffering=1) as log:
-        steps = run(trainer, stream.batches(schedule.jobs(first, args.stop)), schedule, first, args, log)
-    trainer.save(state, steps, schedule.progress(steps))
-    save_half(trainer.model, args.out)
+        run(trainer, stream.batches(schedule.jobs(first, args.stop)), schedule, first, args, log)
     (args.out / "done").touch()
 
 
-def run(trainer: Trainer, batches: Iterator[mix.Batch], schedule: Schedule, first: int, args: argparse.Namespace, log: TextIO) -> int:
-    """Trains to the end of `batches`; returns the steps done, those before `first` counted."""
-    began, seen, step = time.time(), 0, first - 1
+def run(trainer: Trainer, batches: Iterator[mix.Batch], schedule: Schedule, first: int, args: argparse.Namespace, log: TextIO) -> None:
+    """Trains to the end of `batches`, then saves the weights and scores them."""
+    clock, seen, step, saved = schedule.clock, 0, first - 1, 0.0
 
     def note(**record) -> None:
-        log.write(json.dumps({"step": step, **record, "seconds": round(time.time() - began, 1)}) + "\n")
+        times = {"active": round(clock.active, 1), "paused": round(clock.paused, 1)}
+        if trainer.device == "cuda":
+            times["gpu_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 1)
+        log.write(json.dumps({"step": step, **record, "progress": round(schedule.progress(step + 1), 4), **times}) + "\n")
+
+    def save() -> None:
+        trainer.save(args.out / "state.pt", step + 1, schedule.progress(step + 1))
+        save_half(trainer.model, args.out, step + 1, schedule.progress(step + 1))
 
     evaluated = int(schedule.progress(first) * args.evals)
     for batch in batches:
+        clock.tick()
         progress = schedule.progress(step + 1)
         if progress >= 1:
             break
@@ -239,17 +285,17 @@ def run(trainer: Trainer, batches: Iterator[mix.Batch], schedule: Schedule, firs
         warm = min(1.0, (step - first + 1) / WARM_UP)
         losses = trainer.step(batch, progress, warm * rate(progress))
         seen += batch.tokens.size
-        if step % 20 == 0:
+        if step % LOG_EVERY == 0:
             loss, draft, index = losses.tolist()
-            speed = round(seen / (time.time() - began))
-            note(loss=loss, draft=draft, index=index, length=batch.tokens.shape[1], progress=round(progress, 4), tokens_per_second=speed)
+            note(loss=loss, draft=draft, index=index, length=batch.tokens.shape[1], tokens_per_second=round(seen / max(clock.active, 1.0)))
         if evaluated < int(progress * args.evals) < args.evals:
             evaluated = int(progress * args.evals)
             note(scores=exact_scores(trainer, 48, progress, SHORT, LONG))
-            trainer.save(args.out / "state.pt", step + 1, schedule.progress(step + 1))
-            save_half(trainer.model, args.out)
+        if clock.active - saved >= SAVE_EVERY:
+            saved = clock.active
+            save()
+    save()
     note(scores=exact_scores(trainer, 192, 1.0, SHORT, LONG))
-    return step + 1
 
 
 if __name__ == "__main__":
