@@ -10,7 +10,7 @@ import numpy as np
 
 from data import agent, chat, numbers, recall, tools
 from data.base import Dialogue, Reply, Source, User
-from data.render import render
+from data.render import LISTENING, render
 from tokenizer import PAD, Tokenizer
 
 ALIGN = 128
@@ -20,6 +20,9 @@ MIN_ROOM = 256
 TOOLS_PROMPT, TOOL, EXCHANGE = 450, 100, 120
 BRIEF_TOOL, NAMED = 50, 40
 NAMING = 0.3  # Of the dialogues over several tools, how many ask for names instead of calls.
+# What users say is nine tenths chance. Late in the run it would be more than half of the loss, and drown the rest in noise.
+LISTEN_UNTIL, LISTENING_LATER = 0.3, 0.005
+QUOTE_UNTIL = 0.4  # Until then some requests for names quote a declaration, from half of them at the start down to none.
 
 
 @dataclass
@@ -54,35 +57,40 @@ def sample(r: Source, length: int, progress: float) -> Dialogue:
     """One dialogue meant to fit into `length` tokens; `progress` 0..1 through the training raises recall lengths."""
     kind = r.random()
     if length >= 4000 and kind < 0.75:
-        if kind < 0.5:
+        if kind < 0.4:
             return with_mode(r, recall.dialogue(r, r.randint(1500, length - 500), r.randint(4, 24)))
-        return with_mode(r, tool_requests(r, r.randint(6, 16), length))
+        return with_mode(r, tool_requests(r, r.randint(6, 16), length, progress))
     if kind < 0.32 or length < 640:
         return with_mode(r, small(r))
     if kind < 0.42:
         top = 250 + min(1.0, progress * 3) * 1300
         return with_mode(r, recall.dialogue(r, int(r.uniform(40, top)), r.randint(3, 16)))
     if kind < 0.92 or length < 1200:
-        return with_mode(r, tool_requests(r, r.choice([1, 2, 3, 3, 4, 4, 5, 6]) if length > 1000 else 1, length))
+        return with_mode(r, tool_requests(r, r.choice([1, 2, 3, 4, 4, 5, 6, 7]) if length > 1000 else 1, length, progress))
     return with_mode(r, agent.dialogue(r))
 
 
-def tool_requests(r: Source, count: int, length: int) -> Dialogue:
-    """A dialogue over `count` tools with mostly as many requests as fit, about two a tool at most; or with names alone."""
+def tool_requests(r: Source, count: int, length: int, progress: float) -> Dialogue:
+    """A dialogue over `count` tools with mostly about as many requests as tools; or one that asks for names alone.
+
+    A tool asked for again is found by the request before, which the first request of a dialogue does not have.
+    """
     if length > 1500 and r.chance(NAMING):
-        brief = r.chance(0.7)
-        count, tool = (r.randint(4, 9), BRIEF_TOOL) if brief else (max(count, 4), TOOL)
-        return tools.naming(r, max(1, min((length - TOOLS_PROMPT - tool * count) // NAMED, 4 * count)), count, brief)
-    most = max(1, min((length - TOOLS_PROMPT - TOOL * count) // EXCHANGE, 2 * count + 1))
+        brief = r.chance(0.5)
+        most = min(20, (length - TOOLS_PROMPT) // ((BRIEF_TOOL if brief else TOOL) + NAMED))
+        count = r.randint(3, most)
+        return tools.naming(r, r.randint(count // 2, count), count, brief, 0.5 * max(0.0, 1 - progress / QUOTE_UNTIL))
+    count = max(1, min(count, (length - TOOLS_PROMPT - EXCHANGE) // TOOL))
+    most = max(1, min((length - TOOLS_PROMPT - TOOL * count) // EXCHANGE, count + 2))
     return tools.dialogue(r, r.randint(1, most) if r.chance(0.3) else most, count)
 
 
-def fitted(d: Dialogue, tokenizer: Tokenizer, room: int) -> tuple[list[int], list[float]]:
+def fitted(d: Dialogue, tokenizer: Tokenizer, room: int, listening: float) -> tuple[list[int], list[float]]:
     """Ids and weights of the dialogue without the last exchanges that do not fit into `room` tokens; perhaps still too long."""
-    ids, weights = render(d).tokens(tokenizer)
+    ids, weights = render(d, listening=listening).tokens(tokenizer)
     while len(ids) > room and len(d.turns) > 2:
         d.turns = d.turns[:-2]
-        ids, weights = render(d).tokens(tokenizer)
+        ids, weights = render(d, listening=listening).tokens(tokenizer)
     return ids, weights
 
 
@@ -91,11 +99,12 @@ def pack(r: Source, tokenizer: Tokenizer, length: int, progress: float) -> tuple
     tokens = np.full(length, PAD, np.int16)
     start = np.zeros(length, np.int16)
     weight = np.zeros(length, np.float16)
+    listening = LISTENING if progress < LISTEN_UNTIL else LISTENING_LATER
     at = 0
     while length - at >= MIN_ROOM:
         room = length - at
         for _ in range(8):
-            ids, weights = fitted(sample(r, room, progress), tokenizer, room)
+            ids, weights = fitted(sample(r, room, progress), tokenizer, room, listening)
             if len(ids) <= room:
                 break
         else:

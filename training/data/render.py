@@ -63,7 +63,7 @@ Otherwise, output directly after </think> with tool calls or final response.
 """
 TOOLS_TAIL = "\n\nYou MUST strictly follow the above defined tool name and parameter schemas to invoke tool calls.\n"
 
-PROMPT_WEIGHT = 0.05
+LISTENING = 0.05  # Loss weight of what the user says, beside 1 to 3 of replies.
 
 
 class Kind(Enum):
@@ -191,8 +191,8 @@ def user_text(turn: User) -> str:
     return "\n\n".join(parts + ([turn.text] if turn.text else []))
 
 
-def render(d: Dialogue, answer: bool = True, weigh_prompt: bool = True) -> Rendered:
-    """The whole dialogue for training, or (answer=False) the prompt up to its last reply."""
+def render(d: Dialogue, answer: bool = True, listening: float = LISTENING) -> Rendered:
+    """The whole dialogue for training, or (answer=False) the prompt up to its last reply; `listening` weighs the user's texts."""
     out = Rendered()
     out.special(BOS)
     head = EFFORT[d.effort] if d.thinking else ""
@@ -201,12 +201,11 @@ def render(d: Dialogue, answer: bool = True, weigh_prompt: bool = True) -> Rende
     else:
         head += d.system
     out.marked(head)
-    prompt_weight = PROMPT_WEIGHT if weigh_prompt else 0.0
     last = len(d.turns) - 1
     for i, turn in enumerate(d.turns):
         if isinstance(turn, User):
             out.special(USER)
-            out.text(user_text(turn), 0.0 if turn.results else prompt_weight, Kind.HEARD)
+            out.text(user_text(turn), 0.0 if turn.results else listening, Kind.HEARD)
             out.special(ASSISTANT)
             continue
         reasons = d.thinking and (bool(d.tools) or i == last)

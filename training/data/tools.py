@@ -151,10 +151,11 @@ WHICH = ["Which tool? {t}", "Which tool is for this? {t}", "Name the tool: {t}",
          "Only name the tool: {t}", "Which tool would you call for this: {t}", "Do not call it, name it: {t}"]
 
 
-def naming(r: Source, turns: int, tools: int, brief: bool) -> Dialogue:
+def naming(r: Source, turns: int, tools: int, brief: bool, quoting: float) -> Dialogue:
     """Requests whose tool is only named; `brief` declarations have no parameters.
 
-    Choosing is what is hard in a call, and the rest of the call takes ten times the tokens.
+    Choosing is what is hard in a call, and the rest of the call takes ten times the tokens. A share `quoting` of the requests says
+    what the declaration says: the way from a description to its name is found sooner when the description is easy to find.
     """
     box = toolbox(r, tools)
     exchange: list[User | Reply] = []
@@ -162,11 +163,17 @@ def naming(r: Source, turns: int, tools: int, brief: bool) -> Dialogue:
         if r.chance(0.03) and (gap := missing(r, box)):
             text, reply = gap
         else:
-            text, calls, _ = ask_once(r, box)
+            text, calls = quoted(r, box) if r.chance(quoting) else ask_once(r, box)[:2]
             reply = Reply(thought(calls), thought(calls))
         exchange += [User(r.choice(WHICH).format(t=text)), reply]
     schemas = [{**b.schema, "parameters": {"type": "object", "properties": {}}} if brief else b.schema for b in box]
     return Dialogue("naming", exchange, tools=schemas, system=system_text(r), weight=1.5)
+
+
+def quoted(r: Source, box: list[Bound]) -> tuple[str, list[Call]]:
+    """The first line of a tool's description, as a request for it."""
+    bound = r.choice(box)
+    return bound.schema["description"].split("\n")[0], [Call(bound.name, {})]
 
 
 def case(r: Source, unseen: bool = False) -> Dialogue:
