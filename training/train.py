@@ -288,7 +288,8 @@ def run(trainer: Trainer, batches: Iterator[mix.Batch], schedule: Schedule, firs
         if step % LOG_EVERY == 0:
             loss, draft, index = losses.tolist()
             note(loss=loss, draft=draft, index=index, length=batch.tokens.shape[1], tokens_per_second=round(seen / max(clock.active, 1.0)))
-        if evaluated < int(progress * args.evals) < args.evals:
+        # Not before long rows come in: scoring needs what the other process compiles for them.
+        if progress >= LONG_FROM and evaluated < int(progress * args.evals) < args.evals:
             evaluated = int(progress * args.evals)
             note(scores=exact_scores(trainer, 48, progress, SHORT, LONG))
         if clock.active - saved >= SAVE_EVERY:
