@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use backend::Result;
 use cudarc::driver::{result, sys};
 
-use super::nvidia::lost;
+use super::nvidia::{lost, no_memory};
 use super::{DevicePtr, Fill, Sent};
 
 /// Bytes of a place, at least: long enough for the bus, short enough for a processor's cache.
@@ -41,7 +41,13 @@ impl Lanes {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut lanes = Self { room, places: Vec::new() };
         for _ in 0..PLACES * threads.min(LANES_MAX) {
-            lanes.places.push(Place::new(room)?);
+            match Place::new(room) {
+                Ok(place) => lanes.places.push(place),
+                Err(error) => {
+                    lanes.free();
+                    return Err(error);
+                }
+            }
         }
         Ok(lanes)
     }
@@ -116,9 +122,11 @@ unsafe impl Sync for Stream {}
 impl Place {
     fn new(room: usize) -> Result<Self> {
         // SAFETY: the memory is freed by `Lanes::free`.
-        let host = unsafe { result::malloc_host(room, 0) }.map_err(lost("page-locked memory"))?;
+        let host = unsafe { result::malloc_host(room, 0) };
+        let host = host.map_err(no_memory("page-locked memory of the host", room))?;
         // SAFETY: as above.
-        let device = unsafe { result::malloc_sync(room) }.map_err(lost("memory for loading"))?;
+        let device = unsafe { result::malloc_sync(room) };
+        let device = device.map_err(no_memory("weights on their way", room))?;
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         let copied = result::event::create(flags).map_err(lost("an event"))?;
         Ok(Self { host: host.cast(), device, copied })

@@ -134,6 +134,16 @@ pub(super) fn lost(call: &'static str) -> impl Fn(DriverError) -> Error {
     move |error| Error::Lost { device: NAME, what: format!("{call} failed: {}", text(error)) }
 }
 
+/// A failure to take memory.
+pub(super) fn no_memory(label: &'static str, bytes: usize) -> impl Fn(DriverError) -> Error {
+    move |error| match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            Error::OutOfMemory { device: NAME, label, bytes: bytes as u64 }
+        }
+        _ => lost("taking memory")(error),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // The tables are whole between any two statements that could panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -318,12 +328,7 @@ impl Driver for Nvidia {
         self.bind()?;
         // SAFETY: the memory is handed out as an address only; reads follow writes on the stream.
         let taken = unsafe { result::malloc_sync(bytes) };
-        taken.map(DevicePtr).map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                Error::OutOfMemory { device: NAME, label, bytes: bytes as u64 }
-            }
-            _ => lost("taking memory")(error),
-        })
+        taken.map(DevicePtr).map_err(no_memory(label, bytes))
     }
 
     fn free(&self, ptr: DevicePtr) {
