@@ -43,20 +43,28 @@ where
     }
 }
 
-/// Rows as they are. Sums in another order differ by 10⁻⁶ of the spread, which is all that the emulator
-/// shows in any format; with block formats such a difference can turn the rounding of an activation to
-/// eight bits, by 1/127 of its block's largest.
+/// Rows as they are. Float weights: sums in another order, 10⁻⁶ of the spread on the emulator.
 fn as_stored(scheme: Scheme) -> Agreement {
     match scheme {
         Scheme::F32 | Scheme::F16 | Scheme::Bf16 => Agreement::Near { rms: 1e-4, gap: 1e-3 },
-        _ => Agreement::Near { rms: 0.05, gap: 0.1 },
+        _ => blocks(),
     }
 }
 
 /// Rows rounded to FP8 and FP4 besides: a value at a boundary falls to either side, by a sixteenth of
 /// it and a quarter, and may turn which rows the indexer picks.
-fn rounded(_: Scheme) -> Agreement {
-    Agreement::Near { rms: 0.1, gap: 0.2 }
+fn rounded(scheme: Scheme) -> Agreement {
+    match scheme {
+        Scheme::F32 | Scheme::F16 | Scheme::Bf16 => Agreement::Near { rms: 0.1, gap: 0.2 },
+        _ => blocks(),
+    }
+}
+
+/// Few rows meet block formats with activations of eight bits, many rows on sm_90 with f16. In models as
+/// small as these the difference turns choices of experts and rows, and logits move by a part of their
+/// spread: walks with Q8_0 on the emulator show 0.03, and 0.40 with rounded rows.
+fn blocks() -> Agreement {
+    Agreement::Near { rms: 0.5, gap: 1.0 }
 }
 
 /// `tiny_a`, which amplifies, and `tiny_c`, which does not, against a double-precision model.
