@@ -7,6 +7,7 @@
 mod attend;
 mod attention;
 mod bandwidth;
+mod chain;
 mod compress;
 mod device;
 pub mod driver;
