@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use backend::cases::{Case, Outcome, Visitor, check, for_each};
 use backend_cpu::{Cpu, PoolOptions};
-use backend_cuda::Cuda;
 use backend_cuda::driver::{Driver, nvidia::Nvidia};
+use backend_cuda::{Cuda, Trials};
 use clap::ValueEnum;
 
 /// Run the case list of an operation on a backend
@@ -74,7 +74,7 @@ impl Args {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let mut show = Show { args: self, device: None, n: 0, faults: 0 };
         if self.backend == BackendArg::Cuda {
-            let device = Arc::new(Nvidia::open(0)?);
+            let device = Arc::new(Nvidia::open(0, &Trials::default())?);
             let about = device.description();
             println!("{}, sm_{}", about.name, about.arch);
             show.device = Some(device);

@@ -16,6 +16,9 @@ typedef short int16_t;
 typedef unsigned int uint32_t;
 typedef int int32_t;
 typedef unsigned long long uint64_t;
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 #else
 #include <stdint.h>
 #endif

@@ -102,13 +102,17 @@ impl Layer<'_> {
         let (parts, w, n_rows) = (&self.parts, self.w, self.step.rows.len());
         let (gpu, products, own) = (parts.gpu, parts.products, parts.projections);
         self.project(x, work)?;
-        self.finish_latent(work)?;
         let buffers = &*work.buffers;
         let mut of_latent = vec![(&own.q_raw, w.q_b.matrix()?)];
         if let Some(indexer) = &w.indexer {
             of_latent.push((&buffers.index_q, indexer.q_b.matrix()?));
         }
-        matmul::matmul_many(gpu, products, &buffers.q_latent, &of_latent, n_rows)?;
+        let (raw, norm) = (&own.q_latent_raw, (w.q_a_norm.values()?, parts.shape.config.rms_eps));
+        let chained = n_rows == 1 && matmul::chain_normed(gpu, products, raw, norm, &of_latent)?;
+        self.finish_latent(work)?;
+        if !chained {
+            matmul::matmul_many(gpu, products, &buffers.q_latent, &of_latent, n_rows)?;
+        }
         let picked = &*work.picked;
         // Where everything is selected nothing is picked, and the kernel sees that by itself.
         if w.indexer.is_some() && parts.mirror.context() / 4 > picked.cols {

@@ -7,6 +7,7 @@
 mod attend;
 mod attention;
 mod bandwidth;
+mod chain;
 mod compress;
 mod device;
 pub mod driver;
@@ -28,6 +29,7 @@ mod sample;
 mod site;
 mod step;
 mod swiglu;
+mod trials;
 mod upload;
 mod weight;
 
@@ -42,6 +44,7 @@ use gpu::Gpu;
 pub use kv::Kv;
 pub use matmul::Matrix;
 use step::Mirror;
+pub use trials::Trials;
 pub use weight::Weight;
 
 /// Up to so many rows, launches cost more than arithmetic: operations are fused and steps recorded.
@@ -52,6 +55,7 @@ pub struct Cuda {
     gpu: Gpu,
     prepared: Option<Prepared>,
     scratch: Option<Box<Scratch<Buffer, Buffer>>>,
+    chains: bool,
 }
 
 /// What `prepare` sizes.
@@ -74,12 +78,28 @@ impl Cuda {
     /// # Errors
     /// What is missing: a driver, a newer one, a device, kernels for it.
     pub fn open(ordinal: usize) -> Result<Self, OpenError> {
-        Ok(Self::with_driver(Arc::new(driver::nvidia::Nvidia::open(ordinal)?)))
+        Self::open_for_trials(ordinal, &Trials::default())
+    }
+
+    /// The same, in other ways than the default ones.
+    ///
+    /// # Errors
+    /// As [`Cuda::open`].
+    pub fn open_for_trials(ordinal: usize, trials: &Trials) -> Result<Self, OpenError> {
+        let driver = driver::nvidia::Nvidia::open(ordinal, trials)?;
+        Ok(Self { chains: trials.chains, ..Self::with_driver(Arc::new(driver)) })
     }
 
     /// The backend on any driver.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
-        Self { gpu: Gpu::new(driver), prepared: None, scratch: None }
+        Self { gpu: Gpu::new(driver), prepared: None, scratch: None, chains: false }
+    }
+
+    /// What one row needs between two kernels of attention becomes one launch, where that is possible.
+    #[must_use]
+    pub fn with_chains(mut self) -> Self {
+        self.chains = true;
+        self
     }
 
     /// What the device is.

@@ -3,8 +3,10 @@
 use backend::{Act, Result, Routing};
 
 use crate::Parts;
+use crate::chain::{self, Kind, Work};
 use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
 use crate::matmul::Matrix;
+use crate::weight::FloatType;
 
 const ROUTE: Kernel = Kernel::new("route", "route");
 const ROUTER: Kernel = Kernel::new("route", "router");
@@ -19,7 +21,7 @@ const CHOICE_ROWS: usize = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct RouteArgs {
+pub(crate) struct RouteArgs {
     logits: DevicePtr,
     bias: DevicePtr,
     table: DevicePtr,
@@ -105,6 +107,42 @@ pub(crate) fn route(
     parts.gpu.launch(&ROUTE, Launch::new(blocks, 256).shared(shared), &args)
 }
 
+/// The same as a stage of a chain, whose choice is part of the next: the arguments of that. None, and
+/// nothing done, where that is not possible.
+pub(crate) fn chain_router(
+    parts: &Parts<'_>,
+    routing: &Routing<Buffer, Buffer>,
+    (logits, x): (&Act<Buffer>, &Act<Buffer>),
+    gate: &Matrix,
+    choice: &Choice,
+) -> Result<Option<RouteArgs>> {
+    let route = route_args(parts, routing, logits, choice, 1);
+    let (_, shared) = choices(&route);
+    let fits = route.n_experts as usize <= WARP_EXPERTS && shared <= chain::ACTS_BYTES;
+    let Some((weights, ty)) = gate.floats().filter(|_| fits && x.cols.is_multiple_of(8)) else {
+        return Ok(None);
+    };
+    let args = router_args(parts, route, (weights, ty), x);
+    chain::push(parts.gpu, &Work::new(Kind::Router, &args))?;
+    Ok(Some(route))
+}
+
+fn router_args(
+    parts: &Parts<'_>,
+    route: RouteArgs,
+    (gate, ty): (DevicePtr, FloatType),
+    x: &Act<Buffer>,
+) -> RouterArgs {
+    RouterArgs {
+        route,
+        x: x.buf.ptr(),
+        gate,
+        done: parts.mixture.done.ptr(),
+        gate_type: ty as u32,
+        hidden: x.cols as u32,
+    }
+}
+
 /// The logits too, for few rows and plain weights of a width in eights; otherwise nothing is done, and
 /// the answer is false.
 pub(crate) fn router(
@@ -123,14 +161,7 @@ pub(crate) fn router(
     }
     let route = route_args(parts, routing, logits, choice, n_rows);
     let (_, shared) = choices(&route);
-    let args = RouterArgs {
-        route,
-        x: x.buf.ptr(),
-        gate: weights,
-        done: parts.mixture.done.ptr(),
-        gate_type: ty as u32,
-        hidden: x.cols as u32,
-    };
+    let args = router_args(parts, route, (weights, ty), x);
     let blocks = logits.cols.div_ceil(ROUTER_EXPERTS);
     let launch = Launch::new(blocks, ROUTER_THREADS).shared(shared);
     parts.gpu.launch(&ROUTER, launch, &args)?;

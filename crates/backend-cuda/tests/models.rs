@@ -117,9 +117,14 @@ fn quantised_weights_and_rounded_rows_stay_near() {
     ] {
         let want = run(Reference::new(), &shape, scheme, rows, 24);
         let allowed = 0.25 * spread(&want);
-        for (arch, be) in [(80, emulator::cuda()), (90, emulator::cuda_90())] {
+        let backends = [
+            ("sm_80", emulator::cuda()),
+            ("sm_90", emulator::cuda_90()),
+            ("chains", emulator::cuda_with_chains()),
+        ];
+        for (kind, be) in backends {
             let max = distance(&run(be, &shape, scheme, rows, 18), &want);
-            let label = format!("{} {} {rows:?} sm_{arch}", shape.name, scheme.name());
+            let label = format!("{} {} {rows:?} {kind}", shape.name, scheme.name());
             assert!(max <= allowed, "{label}: {max}, allowed {allowed}");
         }
     }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use backend::Ops;
 use backend::reference::Reference;
 use backend_cpu::{Cpu, PoolOptions};
-use backend_cuda::Cuda;
+use backend_cuda::{Cuda, Trials};
 use chat::{FormatHints, PromptFormat};
 use clap::ValueEnum;
 use engine::{Core, Engine, MemoryPlan, Options, weight_bytes};
@@ -44,6 +44,9 @@ pub(crate) struct ModelArgs {
     /// The prompt format [default: what the file says]
     #[arg(long, value_name = "FORMAT", value_parser = prompt_format)]
     pub(crate) prompt_format: Option<PromptFormat>,
+    /// Ways of a GPU that are not the default, for measurements.
+    #[arg(skip)]
+    pub(crate) trials: Trials,
 }
 
 /// A backend by name.
@@ -145,7 +148,7 @@ impl ModelArgs {
             BackendArg::Reference => load(Reference::new(), gguf, config, options, (host(), quiet)),
             BackendArg::Cpu => load(self.cpu()?, gguf, config, options, (host(), quiet)),
             BackendArg::Cuda => {
-                let (cuda, budget) = gpu()?;
+                let (cuda, budget) = gpu(&self.trials)?;
                 let options = self.roomy(&cuda, gguf, config, options, &budget);
                 load(cuda, gguf, config, options, (budget, quiet))
             }
@@ -197,7 +200,7 @@ impl ModelArgs {
         config: &Config,
         options: &Options,
     ) -> anyhow::Result<(Cuda, MemoryBudget)> {
-        let (cuda, budget) = gpu()?;
+        let (cuda, budget) = gpu(&self.trials)?;
         options.check(config)?;
         refuse_what_does_not_fit(&plan(&cuda, gguf, config, options), &budget)?;
         Ok((cuda, budget))
@@ -205,8 +208,8 @@ impl ModelArgs {
 }
 
 /// The first CUDA device, and what can be used of its memory.
-fn gpu() -> anyhow::Result<(Cuda, MemoryBudget)> {
-    let cuda = Cuda::open(0).context("no GPU can be used")?;
+fn gpu(trials: &Trials) -> anyhow::Result<(Cuda, MemoryBudget)> {
+    let cuda = Cuda::open_for_trials(0, trials).context("no GPU can be used")?;
     let (free, total) = cuda.memory()?;
     // Allocations are rounded up, and the driver takes some for itself as it goes.
     let available = free.saturating_sub(total / 100);

@@ -15,8 +15,8 @@ use anyhow::Context as _;
 use backend::Ops;
 use backend::cases::{Case, Visitor, check, for_each};
 use backend_cpu::{Cpu, PoolOptions};
-use backend_cuda::Cuda;
 use backend_cuda::driver::{Driver, nvidia::Nvidia};
+use backend_cuda::{Cuda, Trials};
 use clap::ValueEnum;
 
 use crate::op::BackendArg;
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Which GPU
     #[arg(long, value_name = "N", default_value = "0")]
     device: usize,
+    /// Ways to compute that are not the default: chains, even-memory, kernels=DIR
+    #[arg(long, value_name = "WORD,…", default_value = "")]
+    trial: Trials,
     /// What computes; the processor only to see that the checks themselves work
     #[arg(long, value_enum, default_value = "cuda")]
     backend: BackendArg,
@@ -104,7 +107,7 @@ impl Args {
             self.check(&|| make().unwrap_or_else(refused), &mut report);
             return report.finish();
         }
-        let driver: Arc<dyn Driver> = Arc::new(Nvidia::open(self.device)?);
+        let driver: Arc<dyn Driver> = Arc::new(Nvidia::open(self.device, &self.trial)?);
         let about = driver.description();
         let (free, total) = driver.memory()?;
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
@@ -117,7 +120,11 @@ impl Args {
             gib(total)
         );
         let mut report = Report::new(Some(Arc::clone(&driver)));
-        self.check(&|| Cuda::with_driver(Arc::clone(&driver)), &mut report);
+        let make = || {
+            let cuda = Cuda::with_driver(Arc::clone(&driver));
+            if self.trial.chains { cuda.with_chains() } else { cuda }
+        };
+        self.check(&make, &mut report);
         report.finish()
     }
 

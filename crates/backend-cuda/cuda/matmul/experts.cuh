@@ -40,7 +40,10 @@ struct DownArgs {
 
 // What a pair counts for. An id that the file should not have makes values that nobody takes for an
 // answer.
+DEVICE float pair_value(const Bank& bank, uint32_t id, float weight) {
+    return id >= bank.n_experts ? __uint_as_float(0x7fc00000) : weight;
+}
+
 DEVICE float pair_weight(const Bank& bank, uint32_t pair, uint32_t id) {
-    if (id >= bank.n_experts) return __uint_as_float(0x7fc00000);
-    return bank.weights ? bank.weights[pair] : 1.0f;
+    return pair_value(bank, id, bank.weights ? bank.weights[pair] : 1.0f);
 }

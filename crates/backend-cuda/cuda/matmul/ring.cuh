@@ -131,26 +131,36 @@ struct Ring {
 
     MEMBER bool full() const { return held == DEPTH; }
 
-    // Begins to fill a slot with slot `at` of a panel; `w` is where the matrix begins.
-    MEMBER void begin(const Slots& m, const uint8_t* w, uint32_t panel, uint32_t at) {
-        const uint32_t lane = threadIdx.x % 32;
-        uint8_t* to = slots + next * SLOT_BYTES;
-        uint64_t* barrier = barriers + next;
-        if (m.slot_bytes == 0) {
-            if (lane == 0) barrier_expect(barrier, CHUNK_ROWS * SLOT_ROW);
-            __syncwarp();
-            if (lane < CHUNK_ROWS) {
-                const uint32_t row = min(panel * CHUNK_ROWS + lane, m.rows - 1);
-                bulk_copy(to + lane * SLOT_STRIDE, w + uint64_t(row) * m.row_bytes + at * SLOT_ROW, SLOT_ROW,
-                          barrier);
-            }
-        } else if (lane == 0) {
-            const uint32_t size = at + 1 == m.n ? m.last_bytes : m.slot_bytes;
-            barrier_expect(barrier, size);
-            bulk_copy(to, w + uint64_t(panel) * m.panel_bytes + at * m.slot_bytes, size, barrier);
+    // Begins to fill a slot with bytes that lie together.
+    MEMBER void begin_at(const uint8_t* from, uint32_t bytes) {
+        if (threadIdx.x % 32 == 0) {
+            barrier_expect(barriers + next, bytes);
+            bulk_copy(slots + next * SLOT_BYTES, from, bytes, barriers + next);
         }
         next = next + 1 == DEPTH ? 0 : next + 1;
         held++;
+    }
+
+    // The same with plain values: SLOT_ROW bytes of each of a panel's rows.
+    MEMBER void begin_rows(const uint8_t* w, uint32_t row_bytes, uint32_t rows, uint32_t panel, uint32_t at) {
+        const uint32_t lane = threadIdx.x % 32;
+        uint64_t* barrier = barriers + next;
+        if (lane == 0) barrier_expect(barrier, CHUNK_ROWS * SLOT_ROW);
+        __syncwarp();
+        if (lane < CHUNK_ROWS) {
+            const uint32_t row = min(panel * CHUNK_ROWS + lane, rows - 1);
+            bulk_copy(slots + next * SLOT_BYTES + lane * SLOT_STRIDE,
+                      w + uint64_t(row) * row_bytes + at * SLOT_ROW, SLOT_ROW, barrier);
+        }
+        next = next + 1 == DEPTH ? 0 : next + 1;
+        held++;
+    }
+
+    // Begins to fill a slot with slot `at` of a panel; `w` is where the matrix begins.
+    MEMBER void begin(const Slots& m, const uint8_t* w, uint32_t panel, uint32_t at) {
+        if (m.slot_bytes == 0) return begin_rows(w, m.row_bytes, m.rows, panel, at);
+        const uint32_t size = at + 1 == m.n ? m.last_bytes : m.slot_bytes;
+        begin_at(w + uint64_t(panel) * m.panel_bytes + at * m.slot_bytes, size);
     }
 
     // Waits for the oldest slot.

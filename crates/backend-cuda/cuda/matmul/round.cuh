@@ -29,6 +29,53 @@ DEVICE void store_sum(uint8_t* record, uint32_t sixteen, int sum) {
     record[ACT_SCALES + 16 + sixteen] = uint8_t(sum - 16 * high);
 }
 
+DEVICE uint32_t codes_of(const float* v, float inverse) {
+    uint32_t bytes = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) bytes |= uint32_t(code_of(v[i], inverse) & 255) << (8 * i);
+    return bytes;
+}
+
+DEVICE int sum_of_codes(uint32_t codes) {
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum += int8_t(codes >> (8 * i));
+    return sum;
+}
+
+struct Rounded {
+    uint32_t low, high;
+    float scale;
+};
+
+DEVICE Rounded round_eight(const float (&v)[8], float largest) {
+    const CodeScale s = code_scale(largest);
+    return {codes_of(v, s.inverse), codes_of(v + 4, s.inverse), s.scale};
+}
+
+// Rounds the 256 columns that a warp holds, eight a lane, to a record of either kind; either may be null.
+DEVICE void round_chunk(const float (&v)[8], uint8_t* by_32, uint8_t* by_256) {
+    const uint32_t lane = threadIdx.x % 32, at = code_place(8 * lane);
+    float largest = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(v[i]));
+    largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 2));
+    if (by_32) {
+        const Rounded r = round_eight(v, largest);
+        *reinterpret_cast<uint2*>(by_32 + at) = make_uint2(r.low, r.high);
+        if (lane % 4 == 0) reinterpret_cast<float*>(by_32 + ACT_SCALES)[lane / 4] = r.scale;
+    }
+    if (by_256) {
+        const Rounded r = round_eight(v, warp_max(largest));
+        *reinterpret_cast<uint2*>(by_256 + at) = make_uint2(r.low, r.high);
+        int sum = sum_of_codes(r.low) + sum_of_codes(r.high);
+        sum += __shfl_xor_sync(FULL_WARP, sum, 1);
+        if (lane % 2 == 0) store_sum(by_256, lane / 2, sum);
+        if (lane == 0) *reinterpret_cast<float*>(by_256 + ACT256_SCALE) = r.scale;
+    }
+}
+
 // Records of rows, for formats with a scale for every 32 columns or for every 256; either may be null.
 struct Records {
     uint8_t *by_32, *by_256;

@@ -1,7 +1,10 @@
 //! The real device, through the driver API. Nothing of CUDA is linked: a machine without it gets an
 //! error that says what is missing.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_void};
+use std::fs;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backend::{Error, Result};
@@ -10,6 +13,7 @@ use rustc_hash::FxHashMap;
 
 use super::lanes::Lanes;
 use super::{Description, DevicePtr, Driver, Fill, Kernel, Launch, Recording, Sent};
+use crate::Trials;
 use crate::gpu::NAME;
 use crate::kernels::Kernels;
 
@@ -97,6 +101,10 @@ unsafe impl Sync for Nvidia {}
 
 struct Functions {
     kernels: Kernels,
+    /// A folder whose kernels come before those.
+    folder: Option<PathBuf>,
+    /// Whether all kernels ask for the same division of a multiprocessor's memory.
+    even_memory: bool,
     modules: FxHashMap<&'static str, sys::CUmodule>,
     by_kernel: FxHashMap<Kernel, Function>,
 }
@@ -154,7 +162,7 @@ impl Nvidia {
     ///
     /// # Errors
     /// What is missing.
-    pub fn open(ordinal: usize) -> std::result::Result<Self, OpenError> {
+    pub fn open(ordinal: usize, trials: &Trials) -> std::result::Result<Self, OpenError> {
         let device = find(ordinal)?;
         let name = result::device::get_name(device).map_err(refused("the device's name"))?;
         let attribute = |which| {
@@ -194,6 +202,8 @@ impl Nvidia {
             stream,
             functions: Mutex::new(Functions {
                 kernels,
+                folder: trials.kernels.clone(),
+                even_memory: trials.even_memory,
                 modules: FxHashMap::default(),
                 by_kernel: FxHashMap::default(),
             }),
@@ -213,9 +223,15 @@ impl Nvidia {
         if let Some(found) = functions.by_kernel.get(kernel).filter(|f| shared <= f.shared) {
             return Ok(found.handle);
         }
+        use sys::CUfunction_attribute as A;
         let handle = functions.load(kernel)?;
+        if functions.even_memory {
+            let which = A::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            // SAFETY: the handle is of a module that is never unloaded.
+            unsafe { result::function::set_function_attribute(handle, which, 100) }
+                .map_err(lost("dividing memory"))?;
+        }
         if shared > SHARED_FREE {
-            use sys::CUfunction_attribute as A;
             let which = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the handle is of a module that is never unloaded.
             unsafe { result::function::set_function_attribute(handle, which, shared as i32) }
@@ -284,7 +300,12 @@ impl Functions {
         if let Some(module) = self.modules.get(name) {
             return Ok(*module);
         }
-        let image = self.kernels.image(name)?;
+        let image = match self.folder.as_ref().map(|dir| dir.join(format!("{name}.cubin"))) {
+            Some(path) if path.exists() => {
+                Cow::Owned(fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?)
+            }
+            _ => self.kernels.image(name)?,
+        };
         // SAFETY: the image is a whole cubin: embedded, or just made by NVRTC.
         let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) };
         let module = module.map_err(text)?;

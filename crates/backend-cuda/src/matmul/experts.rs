@@ -2,11 +2,14 @@
 
 use backend::{Act, ExpertWeights, Result, Routing};
 
-use super::round::Values;
-use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
+use super::round::{Taken, Values};
+use super::weights::{Layout, Matrix, MatrixArgs, Rounding};
+use super::workspace::{RECORD_32, RECORD_256};
+use super::{CHUNK_COLS, FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
 use crate::Cuda;
+use crate::chain::{self, Kind, Take, Work};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::route::RouteArgs;
 
 /// Experts of a row that the kernels can add up.
 const MAX_USED: usize = 16;
@@ -339,4 +342,134 @@ impl Rows<'_> {
             clamp: bank.clamp,
         }
     }
+}
+
+/// The routed experts and the shared one of a layer.
+pub(crate) type Banks<'a> = (&'a ExpertWeights<Cuda>, &'a ExpertWeights<Cuda>);
+
+/// Whether [`chain_mixture`] can take these experts.
+pub(crate) fn can_chain_mixture(
+    gpu: &Gpu,
+    ws: &Workspace,
+    (routed, shared): Banks<'_>,
+    routing: &Routing<Buffer, Buffer>,
+) -> Result<bool> {
+    let (routed, shared) = (Bank::new(routed, Some(routing))?, Bank::new(shared, None)?);
+    let banks = [&routed, &shared];
+    let gated = |b: &Bank<'_>| ring::slots(b.gate) + ring::slots(b.up) <= chain::MAX_UNIT_SLOTS;
+    let terms = ring::slots(shared.down) + routed.used() * ring::slots(routed.down);
+    let matrices: Vec<&Matrix> = banks.iter().flat_map(|b| [b.gate, b.up, b.down]).collect();
+    let inner = routed.gate.rows();
+    Ok(chain::can(gpu, &matrices)
+        && matrices.iter().all(|m| m.layout().is_chunked())
+        && shared.gate.rows() == inner
+        && inner.is_multiple_of(CHUNK_COLS)
+        && routed.gate.cols().is_multiple_of(CHUNK_COLS)
+        && banks.iter().all(|b| gated(b))
+        && terms <= chain::MAX_UNIT_SLOTS
+        && 2 * RECORD_256 * routed.gate.chunks() <= chain::ACTS_BYTES
+        && Hidden::new(&routed, &shared).bytes() <= chain::ACTS_BYTES
+        && ws.pairs(inner) > routed.used())
+}
+
+/// Gated activations of the pairs of one row, rounded for their products.
+struct Hidden {
+    /// Chunks of a pair, and routed pairs.
+    chunks: usize,
+    used: usize,
+    routed: Rounding,
+    shared: Rounding,
+}
+
+impl Hidden {
+    fn new(routed: &Bank<'_>, shared: &Bank<'_>) -> Self {
+        Self {
+            chunks: routed.down.chunks(),
+            used: routed.used(),
+            routed: routed.down.layout().rounding(),
+            shared: shared.down.layout().rounding(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.chunks * (self.used * record_bytes(self.routed) + record_bytes(self.shared))
+    }
+
+    /// The routed pairs' records first, then the shared one's.
+    fn take(&self, ws: &Workspace) -> Take {
+        let (of_routed, all) = (self.used * self.chunks, (self.used + 1) * self.chunks);
+        let mut take = Take { x: ws.hidden(), cols: (all * CHUNK_COLS) as u32, ..Take::default() };
+        let parts =
+            [(self.routed, 0, of_routed, 0), (self.shared, of_routed, all, self.shared_at())];
+        for (rounding, first, end, at) in parts {
+            let (to_first, to_n, to_at) = match rounding {
+                Rounding::By256 => (&mut take.first_256, &mut take.n_256, &mut take.at_256),
+                _ => (&mut take.first_32, &mut take.n_32, &mut take.at_32),
+            };
+            // Records of one kind follow each other.
+            if *to_n == 0 {
+                (*to_first, *to_at) = (first as u32, at as u32);
+            }
+            *to_n += (end - first) as u32;
+        }
+        take
+    }
+
+    fn shared_at(&self) -> usize {
+        self.used * self.chunks * record_bytes(self.routed)
+    }
+}
+
+fn record_bytes(rounding: Rounding) -> usize {
+    if rounding == Rounding::By256 { RECORD_256 } else { RECORD_32 }
+}
+
+/// Both products of the experts of one row, as stages of a chain; the first chooses them.
+pub(crate) fn chain_mixture(
+    gpu: &Gpu,
+    ws: &Workspace,
+    (y, x): (&Act<Buffer>, &Act<Buffer>),
+    (routed, shared): Banks<'_>,
+    routing: &Routing<Buffer, Buffer>,
+    choice: &RouteArgs,
+) -> Result<()> {
+    let (routed, shared) = (Bank::new(routed, Some(routing))?, Bank::new(shared, None)?);
+    let rows = Rows { gpu, ws, out: y, x, n_rows: 1 };
+    let (values, used) = (rows.values(0, 1), routed.used());
+    let gated = vec![routed.gate, routed.up, shared.gate, shared.up];
+    let taken = Taken::new(ws, &values, None, gated.iter().map(|m| m.layout()));
+    let Some(taken) = taken else {
+        // `can_chain_mixture` has seen that the row fits.
+        return Err(unsupported(x.label, "a row of whole chunks", x.cols.to_string()));
+    };
+    let mut banks = [rows.bank(&values, &routed, 0, 0), rows.bank(&values, &shared, 0, used)];
+    for bank in &mut banks {
+        bank.gate_x = taken.place(ws, bank.gate_x);
+        bank.up_x = taken.place(ws, bank.up_x);
+    }
+    let panels = |m: &Matrix| m.rows().div_ceil(16);
+    let up = Work::new(Kind::Up, &taken.take)
+        .and(&UpArgs { banks, grid: ws.grid() })
+        .and(choice)
+        .product((used + 1) * panels(routed.gate), gated)
+        .choosing();
+    chain::push(gpu, &up)?;
+    let hidden = Hidden::new(&routed, &shared);
+    let down = DownArgs {
+        down: routed.down.args(),
+        shared_down: shared.down.args(),
+        x: DevicePtr::NULL,
+        shared_x: DevicePtr(hidden.shared_at() as u64),
+        ids: routed.routing_from(0).0,
+        grid: ws.grid(),
+        out: rows.out_from(0),
+        row_bytes: (hidden.chunks * record_bytes(hidden.routed)) as u32,
+        shared_row_bytes: 0,
+        used: used as u32,
+        n_experts: routed.down.experts() as u32,
+        add: 0,
+        n_rows: 1,
+    };
+    let work = Work::new(Kind::Down, &hidden.take(ws)).and(&down);
+    chain::push(gpu, &work.product(panels(routed.down), vec![routed.down, shared.down]))
 }

@@ -5,15 +5,18 @@ use std::ops::Range;
 use backend::{Act, Result};
 
 use super::gemm::{self, Groups};
-use super::round::Values;
+use super::round::{Taken, Values};
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::{CHUNK_COLS, Workspace, ring, unsupported, wide};
+use crate::chain::{self, Kind, Work};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
 /// Beyond these, weights that are read once for all rows repay their way through shared memory.
 const MANY_ROWS: usize = 32;
 const MAX_JOBS: usize = 8;
 const WARPS: usize = 8;
+/// Rows of a panel.
+const PANEL_ROWS: usize = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -41,6 +44,9 @@ struct GemvArgs {
     n_units: u32,
     unused: u32,
 }
+
+// SAFETY: `repr(C)`, as in `gemv.cuh`, without padding.
+unsafe impl Args for GemvJob {}
 
 // SAFETY: `repr(C)`, as in `gemv.cu`; `unused` fills a job's padding.
 unsafe impl Args for GemvArgs {}
@@ -91,6 +97,23 @@ pub(super) fn products(
         }
     }
     Ok(())
+}
+
+/// Products of one row that is not normed yet, in a chain; only their records are normed. False, and
+/// nothing done, where that is not possible.
+pub(super) fn normed(
+    gpu: &Gpu,
+    ws: &Workspace,
+    x: &Act<Buffer>,
+    norm: (DevicePtr, f32),
+    jobs: &[(&Act<Buffer>, &Matrix)],
+) -> Result<bool> {
+    if jobs.len() > MAX_JOBS {
+        return Ok(false);
+    }
+    let piece = Piece { x, rows: 0..1, n_groups: 1, groups: 0..1 };
+    let values = Values { x: x.buf.ptr(), stride: x.cols, cols: x.cols, n_slices: 1, n_rows: 1 };
+    piece.chain(gpu, ws, &values, Some(norm), jobs)
 }
 
 /// Kernels for a set of layouts by the rows they take: fewer layouts need fewer registers, which
@@ -153,6 +176,9 @@ impl Piece<'_> {
             n_slices: self.groups.len(),
             n_rows: self.rows.len(),
         };
+        if self.rows.len() == 1 && self.chain(gpu, ws, &values, None, jobs)? {
+            return Ok(());
+        }
         if self.rows.len() > MANY_ROWS {
             return self.run_many(gpu, ws, &values, jobs);
         }
@@ -206,6 +232,41 @@ impl Piece<'_> {
         let kernel = Kernel::new("matmul/gemv_ring", rows.ring);
         let launch = Launch::new(units.min(gpu.sms()), ring::THREADS).shared(shared);
         gpu.launch(&kernel, launch, &args)
+    }
+
+    /// Adds the products of one row to a chain; `norm` has the weights of its norm and an epsilon, if it
+    /// is not normed yet. False, and nothing done, where that is not possible.
+    fn chain(
+        &self,
+        gpu: &Gpu,
+        ws: &Workspace,
+        values: &Values,
+        norm: Option<(DevicePtr, f32)>,
+        jobs: &[(&Act<Buffer>, &Matrix)],
+    ) -> Result<bool> {
+        let matrices: Vec<&Matrix> = jobs.iter().map(|(_, w)| *w).collect();
+        let layouts = || matrices.iter().map(|w| w.layout());
+        // Groups are whole panels.
+        let split = |w: &&Matrix| !(w.rows() / self.n_groups).is_multiple_of(PANEL_ROWS);
+        if self.n_groups > 1 && matrices.iter().any(split) {
+            return Ok(false);
+        }
+        if !chain::can(gpu, &matrices) || (norm.is_some() && !layouts().all(Layout::is_chunked)) {
+            return Ok(false);
+        }
+        let Some(taken) = Taken::new(ws, values, norm, layouts()) else { return Ok(false) };
+        let mut units = 0;
+        let mut args = Vec::new();
+        for (out, w) in jobs {
+            let mut job = self.job(ws, values, 0, out, w);
+            job.x = taken.place(ws, job.x);
+            job.first_unit = units as u32;
+            units += self.groups.len() * (job.group_panels as usize).div_ceil(ring::unit_panels(w));
+            args.push(job);
+        }
+        let work = Work::new(Kind::Gemv, &taken.take).product(units, matrices);
+        chain::push(gpu, &args.iter().fold(work, |work, job| work.and(job)))?;
+        Ok(true)
     }
 
     fn run_many(

@@ -15,7 +15,7 @@ const SLOT_ROW: usize = 256;
 const ARCH_MIN: u32 = 90;
 /// Pairs whose experts are kept near, and bytes of the grid of IQ2_XXS.
 const NEAR_PAIRS: usize = 256;
-const GRID_BYTES: usize = 1024;
+pub(crate) const GRID_BYTES: usize = 1024;
 
 /// Columns of a slot.
 fn slot_cols(layout: Layout) -> usize {
@@ -28,7 +28,7 @@ fn slot_cols(layout: Layout) -> usize {
 }
 
 /// Slots of a panel.
-pub(super) fn slots(m: &Matrix) -> usize {
+pub(crate) fn slots(m: &Matrix) -> usize {
     m.cols().div_ceil(slot_cols(m.layout()))
 }
 
@@ -38,7 +38,7 @@ pub(super) fn unit_panels(m: &Matrix) -> usize {
 }
 
 /// Whether slots of the matrix can be copied: rows of plain values are made of whole ones.
-fn is_whole(m: &Matrix) -> bool {
+pub(crate) fn is_whole(m: &Matrix) -> bool {
     m.layout().is_chunked() || m.cols().is_multiple_of(slot_cols(m.layout()))
 }
 
@@ -47,7 +47,7 @@ pub(super) fn has<'a>(gpu: &Gpu, shared: usize, mut all: impl Iterator<Item = &'
     gpu.arch() >= ARCH_MIN && shared <= gpu.description().shared_max && all.all(is_whole)
 }
 
-fn ring_bytes(depth: usize) -> usize {
+pub(crate) const fn ring_bytes(depth: usize) -> usize {
     WARPS * depth * (SLOT_BYTES + 8)
 }
 

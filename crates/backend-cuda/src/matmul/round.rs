@@ -5,6 +5,7 @@ use backend::Result;
 use super::CHUNK_COLS;
 use super::weights::{Layout, Rounding};
 use super::workspace::{RECORD_32, RECORD_256, Workspace};
+use crate::chain::{ACTS_BYTES, Take};
 use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
 
 const ROUND: Kernel = Kernel::new("matmul/round", "round_rows");
@@ -105,6 +106,67 @@ impl Values {
             x: x.add(first * row_bytes),
             row_bytes: row_bytes as u32,
             slice_bytes: slice as u32,
+        }
+    }
+}
+
+/// How a chain takes the activations of one row.
+pub(super) struct Taken {
+    pub(super) take: Take,
+    /// Whether records come to shared memory.
+    near: bool,
+}
+
+impl Taken {
+    /// For these layouts; `norm` has the weights of a norm and an epsilon, if the row is not normed yet.
+    /// `None` where the row does not fit.
+    pub(super) fn new(
+        ws: &Workspace,
+        values: &Values,
+        norm: Option<(DevicePtr, f32)>,
+        layouts: impl Iterator<Item = Layout> + Clone,
+    ) -> Option<Self> {
+        let cols = values.n_slices * values.cols;
+        let has = |rounding| layouts.clone().any(|l| l.rounding() == rounding);
+        let (by_32, by_256) = (has(Rounding::By32), has(Rounding::By256));
+        let chunks = values.n_slices * values.chunks();
+        let count = |wanted| if wanted { chunks } else { 0 };
+        let (n_32, n_256) = (count(by_32), count(by_256));
+        if n_32 + n_256 == 0 {
+            return norm.is_none().then(|| Self { take: Take::default(), near: false });
+        }
+        let near = n_32 * RECORD_32 + n_256 * RECORD_256 <= ACTS_BYTES;
+        let there = norm.is_none() && ws.take_records(values.x, (values.n_slices, values.cols), 1);
+        let whole = values.cols.is_multiple_of(CHUNK_COLS);
+        let can_round = near && whole;
+        if !(there || can_round) {
+            return None;
+        }
+        let mut take = Take {
+            n_32: n_32 as u32,
+            n_256: n_256 as u32,
+            at_256: (n_32 * RECORD_32) as u32,
+            cols: cols as u32,
+            ..Take::default()
+        };
+        match (there, near) {
+            (true, true) => (take.from_32, take.from_256) = (ws.by_32(), ws.by_256()),
+            (true, false) => take = Take::default(),
+            (false, _) => take.x = values.x,
+        }
+        if let Some((weights, eps)) = norm {
+            (take.norm, take.eps) = (weights, eps);
+        }
+        Some(Self { take, near })
+    }
+
+    /// Where records that begin at `x` in the workspace are for a chain: their place among the activations in
+    /// shared memory, or as they are.
+    pub(super) fn place(&self, ws: &Workspace, x: DevicePtr) -> DevicePtr {
+        match x {
+            x if self.near && x == ws.by_32() => DevicePtr(u64::from(self.take.at_32)),
+            x if self.near && x == ws.by_256() => DevicePtr(u64::from(self.take.at_256)),
+            x => x,
         }
     }
 }

@@ -19,7 +19,7 @@ const REPACK: Kernel = Kernel::new("matmul/repack", "repack");
 /// How a matrix lies in device memory; the tags of `layout.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Layout {
+pub(crate) enum Layout {
     Q8_0 = 0,
     Q2K = 1,
     Q4K = 2,
@@ -74,7 +74,7 @@ impl Layout {
     }
 
     /// Whether it is made of chunks; otherwise of row-major values.
-    pub(super) fn is_chunked(self) -> bool {
+    pub(crate) fn is_chunked(self) -> bool {
         self.chunk_bytes().is_some()
     }
 
@@ -223,7 +223,7 @@ impl Matrix {
         self.experts
     }
 
-    pub(super) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         self.layout
     }
 

@@ -279,7 +279,7 @@ impl Workspace {
     }
 
     /// The grid of IQ2_XXS as `formats.cuh` wants it.
-    pub(super) fn grid(&self) -> DevicePtr {
+    pub(crate) fn grid(&self) -> DevicePtr {
         self.grid.ptr()
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use backend_cuda::Cuda;
+use backend_cuda::{Cuda, Trials};
 use engine::Options;
 use gguf::Gguf;
 use model::Config;
@@ -73,6 +73,10 @@ pub(crate) struct Args {
     /// Measure this machine in the same run, and show how much of what it allows is reached
     #[arg(long)]
     vs_roofline: bool,
+    /// Ways of a GPU that are not the default, for those who measure kernels: chains, even-memory,
+    /// kernels=DIR
+    #[arg(long, value_name = "WORD,…", default_value = "", hide_default_value = true)]
+    trial: Trials,
     /// Print JSON
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -188,6 +192,7 @@ impl Args {
             ctx: None,
             chunk: Some(self.chunk),
             prompt_format: None,
+            trials: self.trial.clone(),
         }
     }
 

@@ -84,6 +84,7 @@ impl Args {
             ctx: None,
             chunk: Some(self.chunk),
             prompt_format: None,
+            trials: Default::default(),
         };
         let tokens = read_tokens(&self.tokens_file)?;
         if self.last.get() > tokens.len() {

@@ -52,6 +52,7 @@ fn chat(ctx: u32) -> (Chat, tempfile::TempDir) {
         ctx: Some(ctx),
         chunk: NonZeroUsize::new(16),
         prompt_format: None,
+        trials: Default::default(),
     };
     let mut chat = Chat::new(args.open(true).unwrap(), Thinking::Off, None);
     chat.answer_max = 8;
