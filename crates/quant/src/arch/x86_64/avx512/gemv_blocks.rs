@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::gemv::{BLOCKS, OneRow, Places, ROWS, Sums};
+use super::gemv::{BLOCKS, Near, OneRow, Places, ROWS, Sums};
 use super::lanes::{both, gather_f16, half_sums, quad, whole_sums};
 use crate::arch::x86_64::formats::{self, Format};
 use crate::dot::RoundedRows;
@@ -102,13 +102,8 @@ impl<F: Wide> OneRow for F {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(
-        places: &Places<'_>,
-        acts: &RoundedRows,
-        row: usize,
-        at: [usize; BLOCKS],
-    ) -> Sums {
-        let acts = blocks::<F>(acts, row, at);
+    unsafe fn sums(places: &Places<'_>, near: &Near<'_>) -> Sums {
+        let acts = blocks::<F>(near.acts, near.row, near.at);
         let order = scale_order::<F>();
         let mut quads = [_mm512_setzero_si512(); 4];
         for (i, sum) in quads.iter_mut().enumerate() {

@@ -25,7 +25,7 @@ pub(super) fn whole_sums(quads: [__m512i; 4]) -> __m512i {
 /// The upper half of both vectors added to the lower one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-fn fold(a: __m512i, b: __m512i) -> __m512i {
+pub(super) fn fold(a: __m512i, b: __m512i) -> __m512i {
     _mm512_add_epi32(
         _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
         _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b),

@@ -26,12 +26,15 @@ pub(super) unsafe fn matmul(
     // SAFETY: this function has the features that those need, and the format is each one's own.
     unsafe {
         match w.ty() {
-            TensorType::Q8_0 => gemv::rows::<gemv_q8_0::Q8_0>(w, rows, index, out),
-            TensorType::Mxfp4 => gemv::rows::<gemv_q8_0::Mxfp4>(w, rows, index, out),
-            TensorType::Q2K => gemv::rows::<Q2K>(w, rows, index, out),
-            TensorType::Q4K => gemv::rows::<Q4K>(w, rows, index, out),
-            TensorType::Q6K => gemv::rows::<Q6K>(w, rows, index, out),
-            TensorType::Iq2Xxs => gemv::rows::<iq2_xxs::Iq2Xxs>(w, rows, index, out),
+            TensorType::Q8_0 => gemv::rows::<gemv_q8_0::Q8_0>(w, rows, index, out, scratch),
+            TensorType::Mxfp4 => gemv::rows::<gemv_q8_0::Mxfp4>(w, rows, index, out, scratch),
+            TensorType::Q2K => gemv::rows::<Q2K>(w, rows, index, out, scratch),
+            TensorType::Q4K => gemv::rows::<Q4K>(w, rows, index, out, scratch),
+            TensorType::Q6K => gemv::rows::<Q6K>(w, rows, index, out, scratch),
+            TensorType::Iq2Xxs if !gemv::fits::<iq2_xxs::Iq2Xxs>(w.cols(), out.rows(), scratch) => {
+                matmul_vnni(w, acts, out, scratch);
+            }
+            TensorType::Iq2Xxs => gemv::rows::<iq2_xxs::Iq2Xxs>(w, rows, index, out, scratch),
             // `Kernels::matmul` has compared the formats.
             ty => unreachable!("{ty} has no integer products"),
         }
