@@ -42,12 +42,15 @@ fn main() {
         let read = rate(threads, rows * row_bytes, |bytes| {
             std::hint::black_box(read_all(bytes));
         });
-        let one = products(kernels, ty, threads, rows, 1);
-        let near = NEAR / row_bytes / 8 * 8;
-        let block =
-            products(kernels, ty, threads, near, 1) * clock / (near * COLS / ty.block_len()) as f64;
+        let one = products(kernels, ty, threads, rows, 1, 1);
+        let cycles = |bytes: usize| {
+            let (rows, calls) = (bytes / row_bytes / 8 * 8, 2 * NEAR / bytes);
+            let blocks = calls * rows * COLS / ty.block_len();
+            products(kernels, ty, threads, rows, 1, calls) * clock / blocks as f64
+        };
+        let block = cycles(NEAR);
         let weights = (512 * COLS) as f64;
-        let ops = |n| 2.0 * weights * n as f64 / products(kernels, ty, threads, 512, n) / 1e9;
+        let ops = |n| 2.0 * weights * n as f64 / products(kernels, ty, threads, 512, n, 1) / 1e9;
         let gemv = (rows * row_bytes) as f64 / one / 1e9;
         let total = threads as f64;
         println!(
@@ -63,7 +66,14 @@ fn main() {
 }
 
 /// Seconds that each thread takes for its own matrix of `rows` rows times `n` activation rows.
-fn products(kernels: Kernels, ty: TensorType, threads: usize, rows: usize, n: usize) -> f64 {
+fn products(
+    kernels: Kernels,
+    ty: TensorType,
+    threads: usize,
+    rows: usize,
+    n: usize,
+    calls: usize,
+) -> f64 {
     let row_bytes = ty.row_bytes(COLS).expect("whole blocks");
     best(threads, || {
         let bytes = pattern(ty, rows * row_bytes);
@@ -83,7 +93,9 @@ fn products(kernels: Kernels, ty: TensorType, threads: usize, rows: usize, n: us
                 Some(rows) => Acts::Rounded { rows, index: None },
                 None => Acts::F32 { values: &x, cols: COLS, stride: COLS, index: None },
             };
-            kernels.matmul(&weights, &acts, &mut Out::new(&mut y, n, rows, rows), &mut scratch);
+            for _ in 0..calls {
+                kernels.matmul(&weights, &acts, &mut Out::new(&mut y, n, rows, rows), &mut scratch);
+            }
         }
     })
 }

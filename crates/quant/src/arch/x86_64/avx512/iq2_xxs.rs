@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::gemv::{BLOCKS, Near, OneRow, Places, ROWS, Sums};
-use super::lanes::{fold, gather_f16, half_sums};
+use super::lanes::{fold, gather_f16, half_sums, load, unnamed};
 use crate::dot::{Line, RoundedRows};
 use crate::grids::IQ2_XXS;
 
@@ -185,8 +185,11 @@ impl OneRow for Iq2Xxs {
             // SAFETY: the caller's blocks and lines.
             let (a, b) = unsafe {
                 (
-                    tables.products([places.at(2 * i), places.at(ROWS + 2 * i)], acts),
-                    tables.products([places.at(2 * i + 1), places.at(ROWS + 2 * i + 1)], acts),
+                    tables.products([places.at(2 * i), places.at(ROWS + 2 * i)], unnamed(acts)),
+                    tables.products(
+                        [places.at(2 * i + 1), places.at(ROWS + 2 * i + 1)],
+                        unnamed(acts),
+                    ),
                 )
             };
             let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
@@ -202,15 +205,4 @@ impl OneRow for Iq2Xxs {
         let d = _mm512_mul_ps(d, _mm512_set1_ps(0.125));
         Sums { total: _mm512_permutexvar_epi32(order, total), d, mins: None }
     }
-}
-
-/// 64 bytes.
-///
-/// # Safety
-/// They must be readable.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-unsafe fn load(at: *const u8) -> __m512i {
-    // SAFETY: promised by the caller.
-    unsafe { _mm512_loadu_si512(at.cast()) }
 }

@@ -91,6 +91,17 @@ unsafe fn word(at: *const u8) -> i16 {
     unsafe { at.cast::<i16>().read_unaligned() }
 }
 
+/// 64 bytes.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+pub(super) unsafe fn load(at: *const u8) -> __m512i {
+    // SAFETY: promised by the caller.
+    unsafe { _mm512_loadu_si512(at.cast()) }
+}
+
 /// 32 bytes from each of two places.
 ///
 /// # Safety
@@ -103,4 +114,15 @@ pub(super) unsafe fn both(low: *const u8, high: *const u8) -> __m512i {
         let low = _mm256_loadu_si256(low.cast());
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), _mm256_loadu_si256(high.cast()))
     }
+}
+
+/// The same address, of which the compiler does not know that it is the same. It would load what lies there once
+/// for all rows, into more registers than there are.
+#[inline]
+pub(super) fn unnamed(mut at: *const u8) -> *const u8 {
+    // SAFETY: no instruction.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags))
+    };
+    at
 }

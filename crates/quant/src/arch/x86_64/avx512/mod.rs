@@ -5,11 +5,14 @@ mod gemv_blocks;
 mod gemv_q8_0;
 mod iq2_xxs;
 mod lanes;
+mod q2_k;
 
-use super::formats::{Q2K, Q4K, Q6K};
+use super::formats::{Q4K, Q6K};
 use super::{GEMM_ROWS, matmul_vnni};
 use crate::TensorType;
 use crate::dot::{Acts, Out, Scratch, Weights};
+use iq2_xxs::Iq2Xxs;
+use q2_k::Q2K;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) unsafe fn matmul(
@@ -26,15 +29,18 @@ pub(super) unsafe fn matmul(
     // SAFETY: this function has the features that those need, and the format is each one's own.
     unsafe {
         match w.ty() {
+            TensorType::Iq2Xxs if !gemv::fits::<Iq2Xxs>(w.cols(), out.rows(), scratch) => {
+                matmul_vnni(w, acts, out, scratch);
+            }
+            TensorType::Q2K if !gemv::fits::<Q2K>(w.cols(), out.rows(), scratch) => {
+                matmul_vnni(w, acts, out, scratch);
+            }
             TensorType::Q8_0 => gemv::rows::<gemv_q8_0::Q8_0>(w, rows, index, out, scratch),
             TensorType::Mxfp4 => gemv::rows::<gemv_q8_0::Mxfp4>(w, rows, index, out, scratch),
             TensorType::Q2K => gemv::rows::<Q2K>(w, rows, index, out, scratch),
             TensorType::Q4K => gemv::rows::<Q4K>(w, rows, index, out, scratch),
             TensorType::Q6K => gemv::rows::<Q6K>(w, rows, index, out, scratch),
-            TensorType::Iq2Xxs if !gemv::fits::<iq2_xxs::Iq2Xxs>(w.cols(), out.rows(), scratch) => {
-                matmul_vnni(w, acts, out, scratch);
-            }
-            TensorType::Iq2Xxs => gemv::rows::<iq2_xxs::Iq2Xxs>(w, rows, index, out, scratch),
+            TensorType::Iq2Xxs => gemv::rows::<Iq2Xxs>(w, rows, index, out, scratch),
             // `Kernels::matmul` has compared the formats.
             ty => unreachable!("{ty} has no integer products"),
         }
