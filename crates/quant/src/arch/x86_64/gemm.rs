@@ -128,13 +128,13 @@ impl<const N: usize> Accumulators<N> {
 }
 
 /// Bytes that belong to one block of 16 rows beside its weights: scales (a pair of words for every 16
-/// or 32 weights and row), minima (a pair for every 32), `d` and `dmin`.
+/// or 32 weights and row) unless they are folded into these, minima (a pair for every 32), `d` and `dmin`.
 pub(super) const fn meta_bytes<F: Format>() -> usize {
     mins_at::<F>() + if F::MINS { 8 * 64 } else { 0 } + 128
 }
 
 pub(super) const fn mins_at<F: Format>() -> usize {
-    if F::LEN == 32 {
+    if F::LEN == 32 || F::FOLDED {
         0
     } else if F::SCALES_OF_32 {
         8 * 64
@@ -252,9 +252,11 @@ unsafe fn pack_scales<F: Format>(headers: &[Header; 8], meta: *mut u8) {
     }
     // SAFETY: the caller has room for a block of 16 rows.
     unsafe {
-        put(low, meta);
-        if !F::SCALES_OF_32 {
-            put(high, meta.add(8 * 64));
+        if !F::FOLDED {
+            put(low, meta);
+            if !F::SCALES_OF_32 {
+                put(high, meta.add(8 * 64));
+            }
         }
         if F::MINS {
             put(mins, meta.add(mins_at::<F>()));

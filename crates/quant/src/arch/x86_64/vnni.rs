@@ -9,7 +9,7 @@ use super::lanes::gather_f16;
 use crate::dot::{Out, PANEL_COLS, RoundedRows, Scratch, Weights};
 
 /// Activation rows that are multiplied together: sums and accumulators of eight take half the registers.
-const TILES: [usize; 3] = [8, 4, 1];
+pub(super) const TILES: [usize; 3] = [8, 4, 1];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn q8_0(
@@ -100,7 +100,7 @@ unsafe fn pack_q8_0(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
 /// The transpose of 8 rows of 8 dwords in both halves of 512 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-fn transpose(r: &[__m512i; 8]) -> [__m512i; 8] {
+pub(super) fn transpose(r: &[__m512i; 8]) -> [__m512i; 8] {
     let mut pairs = *r;
     for i in 0..4 {
         pairs[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
@@ -232,9 +232,15 @@ unsafe fn multiply<F: Format, const N: usize>(
     }
 }
 
-/// Groups of four weights that share a scale.
+/// Groups of four weights whose products are added before their scale multiplies them.
 const fn quads<F: Format>() -> usize {
-    if F::SCALES_OF_32 { 8 } else { 4 }
+    if F::FOLDED {
+        F::LEN / 4
+    } else if F::SCALES_OF_32 {
+        8
+    } else {
+        4
+    }
 }
 
 /// Runs of weights with one scale in a panel's width, at most.
@@ -288,7 +294,7 @@ unsafe fn block<F: Format, const N: usize>(
                 }
             }
             for n in 0..N {
-                let scaled = if F::LEN == 32 {
+                let scaled = if F::LEN == 32 || F::FOLDED {
                     products[n]
                 } else {
                     // The scale is there twice, as a pair of words.
@@ -319,13 +325,13 @@ unsafe fn mins<F: Format>(meta: *const u8, act_sums: *const i16) -> __m512i {
 }
 
 /// The accumulators of 16 weight rows and `N` activation rows, in registers.
-struct Sums<const N: usize>([__m512; N]);
+pub(super) struct Sums<const N: usize>([__m512; N]);
 
 impl<const N: usize> Sums<N> {
     /// What the panels before have left in the output; zeros at the first.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn load(panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) -> Self {
+    pub(super) fn load(panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) -> Self {
         let mut sums = [_mm512_setzero_ps(); N];
         if panel.first_col > 0 {
             let (col, len) = columns(panel, side);
@@ -340,7 +346,7 @@ impl<const N: usize> Sums<N> {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn store(&self, panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) {
+    pub(super) fn store(&self, panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) {
         let (col, len) = columns(panel, side);
         for (i, sum) in self.0.iter().enumerate() {
             let values = out.part(n + i, col, len);
@@ -352,7 +358,7 @@ impl<const N: usize> Sums<N> {
     /// `sum = fma(total, d * scale, sum)`.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn add(&mut self, n: usize, total: __m512i, d: __m512, scale: f32) {
+    pub(super) fn add(&mut self, n: usize, total: __m512i, d: __m512, scale: f32) {
         let scale = _mm512_mul_ps(d, _mm512_set1_ps(scale));
         self.0[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), scale, self.0[n]);
     }
@@ -379,7 +385,7 @@ fn lanes(len: usize) -> __mmask16 {
 /// Asks for `bytes` of every row: those that are gathered next.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn fetch<const N: usize>(rows: [*const u8; N], bytes: std::ops::Range<usize>) {
+pub(super) fn fetch<const N: usize>(rows: [*const u8; N], bytes: std::ops::Range<usize>) {
     for at in bytes.step_by(64) {
         for row in rows {
             _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast());

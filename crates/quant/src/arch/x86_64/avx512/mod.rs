@@ -1,5 +1,7 @@
-//! AVX-512 with VNNI and VBMI: one or two activation rows. More are multiplied as without VBMI.
+//! AVX-512 with VNNI and VBMI: one or two activation rows. More are multiplied as without VBMI, but for Q8_0 on
+//! AMD's processors.
 
+mod gemm_q8_0;
 mod gemv;
 mod gemv_blocks;
 mod gemv_q8_0;
@@ -13,6 +15,23 @@ use crate::TensorType;
 use crate::dot::{Acts, Out, Scratch, Weights};
 use iq2_xxs::Iq2Xxs;
 use q2_k::Q2K;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+pub(super) unsafe fn matmul_zen(
+    w: &Weights<'_>,
+    acts: &Acts<'_>,
+    out: &mut Out<'_>,
+    scratch: &mut Scratch,
+) {
+    match *acts {
+        Acts::Rounded { rows, index } if w.ty() == TensorType::Q8_0 && out.rows() >= GEMM_ROWS => {
+            // SAFETY: this function has the features that that one needs, and this is its format.
+            unsafe { gemm_q8_0::q8_0(w, rows, index, out, scratch) };
+        }
+        // SAFETY: the same features.
+        _ => unsafe { matmul(w, acts, out, scratch) },
+    }
+}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 pub(super) unsafe fn matmul(
