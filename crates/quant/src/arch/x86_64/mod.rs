@@ -120,11 +120,25 @@ unsafe fn matmul_vnni(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scrat
     unsafe {
         match w.ty() {
             TensorType::Q8_0 => vnni::q8_0(w, rows, index, out, scratch),
-            TensorType::Mxfp4 => vnni::blocks::<Mxfp4>(w, rows, index, out, scratch),
-            TensorType::Q2K => vnni::blocks::<Q2KFolded>(w, rows, index, out, scratch),
-            TensorType::Q4K => vnni::blocks::<Q4K>(w, rows, index, out, scratch),
-            TensorType::Q6K => vnni::blocks::<Q6K>(w, rows, index, out, scratch),
-            TensorType::Iq2Xxs => vnni::blocks::<Iq2Xxs>(w, rows, index, out, scratch),
+            TensorType::Mxfp4 => {
+                vnni::blocks::<Mxfp4, false>(gemm::pack::<Mxfp4>, w, (rows, index), out, scratch)
+            }
+            TensorType::Q2K => vnni::blocks::<Q2KFolded, false>(
+                gemm::pack::<Q2KFolded>,
+                w,
+                (rows, index),
+                out,
+                scratch,
+            ),
+            TensorType::Q4K => {
+                vnni::blocks::<Q4K, false>(gemm::pack::<Q4K>, w, (rows, index), out, scratch)
+            }
+            TensorType::Q6K => {
+                vnni::blocks::<Q6K, false>(gemm::pack::<Q6K>, w, (rows, index), out, scratch)
+            }
+            TensorType::Iq2Xxs => {
+                vnni::blocks::<Iq2Xxs, false>(gemm::pack::<Iq2Xxs>, w, (rows, index), out, scratch)
+            }
             // `Kernels::matmul` has compared the formats.
             ty => unreachable!("{ty} has no integer products"),
         }

@@ -40,6 +40,7 @@ pub(super) unsafe fn q8_0(
         unsafe {
             pack(w, &panel, scratch);
             for_tiles(n_rows, TILES, |n, len| {
+                panel.fetch_next(w, n..n + len, n_rows);
                 let tile = Tile { index, n, n_rows };
                 match len {
                     8 => multiply::<8>(&panel, acts, tile, out, scratch),

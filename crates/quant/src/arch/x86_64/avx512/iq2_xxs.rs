@@ -9,8 +9,10 @@
 use std::arch::x86_64::*;
 
 use super::gemv::{BLOCKS, Near, OneRow, Places, ROWS, Sums};
-use super::lanes::{fold, gather_f16, half_sums, load, unnamed};
-use crate::dot::{Line, RoundedRows};
+use super::lanes::{fold, gather_f16, half_sums, load, sixteen_f16, unnamed};
+use crate::arch::x86_64::formats;
+use crate::arch::x86_64::gemm::{self, Panel, SIDE, bytes_of};
+use crate::dot::{Line, RoundedRows, Scratch, Weights};
 use crate::grids::IQ2_XXS;
 
 /// Distance of the unpacked bytes from the weights.
@@ -99,14 +101,14 @@ impl Tables {
         _mm512_mask_blend_epi8(upper, low, high)
     }
 
-    /// Scaled products of two blocks, still to be added over the lanes: in every 128 bits two dwords belong to the
-    /// first block, two to the second.
+    /// Two blocks: vectors of components 0 to 7, and the scales of their dwords. In every 128 bits two dwords belong
+    /// to the first block, two to the second.
     ///
     /// # Safety
-    /// Both places must lead to blocks, and `near` to the activations' nine lines.
+    /// Both places must lead to blocks.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn products(&self, blocks: [*const u8; 2], near: *const u8) -> __m512i {
+    unsafe fn unpack(&self, blocks: [*const u8; 2]) -> ([__m512i; 8], __m512i) {
         // SAFETY: 64 bytes start at byte 2: eight times four indices and a dword of signs and scale.
         let (a, b) = unsafe { (load(blocks[0].add(2)), load(blocks[1].add(2))) };
         let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
@@ -115,8 +117,7 @@ impl Tables {
         let upper = _mm512_movepi8_mask(index);
         let sevens = _mm512_set1_epi64(i64::from_le_bytes([0, 7, 14, 21, 32, 39, 46, 53]));
         let sevens = _mm512_multishift_epi64_epi8(sevens, rest);
-        // SAFETY: the caller's nine lines: eight of codes, then what takes the offset out of the products.
-        let mut totals = unsafe { [load(near.add(512)), _mm512_setzero_si512()] };
+        let mut weights = [index; 8];
         for half in 0..2 {
             let codes = Self::pick(&self.codes[half], index, upper);
             let signs = _mm512_gf2p8affine_epi64_epi8::<0>(sevens, _mm512_set1_epi64(SIGNS[half]));
@@ -128,15 +129,105 @@ impl Tables {
                 _mm512_ternarylogic_epi32::<0xCA>(high, shifted, signs),
             ];
             for i in 0..4 {
-                let weights = _mm512_permutexvar_epi8(places[i / 2], self.weights[i]);
-                // SAFETY: one of the lines of codes.
-                let acts = unsafe { load(near.add(64 * (4 * half + i))) };
-                totals[i % 2] = _mm512_dpbusd_epi32(totals[i % 2], weights, acts);
+                weights[4 * half + i] = _mm512_permutexvar_epi8(places[i / 2], self.weights[i]);
             }
         }
         let scales = _mm512_or_si512(_mm512_srli_epi32::<27>(rest), _mm512_set1_epi32(1));
+        (weights, scales)
+    }
+
+    /// Scaled products of two blocks, still to be added over the lanes.
+    ///
+    /// # Safety
+    /// Both places must lead to blocks, and `near` to the activations' nine lines.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+    unsafe fn products(&self, blocks: [*const u8; 2], near: *const u8) -> __m512i {
+        // SAFETY: as promised by the caller.
+        let (weights, scales) = unsafe { self.unpack(blocks) };
+        // SAFETY: eight lines of codes, then what takes the offset out of the products.
+        let mut totals = unsafe { [load(near.add(512)), _mm512_setzero_si512()] };
+        for (i, weights) in weights.into_iter().enumerate() {
+            // SAFETY: one of the lines of codes.
+            let acts = unsafe { load(near.add(64 * i)) };
+            totals[i % 2] = _mm512_dpbusd_epi32(totals[i % 2], weights, acts);
+        }
         _mm512_mullo_epi32(_mm512_add_epi32(totals[0], totals[1]), scales)
     }
+}
+
+/// Unpacks a panel, of every four groups of eight weights the first ones together, then the second ones, and so on.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+pub(super) unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
+    const LINES: usize = 8 * 8;
+    const META: usize = gemm::meta_bytes::<formats::Iq2Xxs>();
+    let n_blocks = panel.cols / 256;
+    let (weights, meta) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
+    let tables = Tables::new();
+    for side in 0..panel.rows.div_ceil(SIDE) {
+        let mut rows = panel.sixteen(w, side);
+        for b in 0..n_blocks {
+            let at = side * n_blocks + b;
+            // Vectors of pairs of rows: eight of weights, one of scales.
+            let mut pairs = [[_mm512_setzero_si512(); 8]; 9];
+            // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of which the buffers
+            // hold `PANEL_ROWS / 16 * PANEL_COLS / 256`.
+            unsafe {
+                let meta = meta.add(at * META);
+                let d = _mm512_mul_ps(sixteen_f16(&rows, 0), _mm512_set1_ps(0.125));
+                _mm512_storeu_ps(meta.add(META - 128).cast(), d);
+                for p in 0..8 {
+                    let (weights, scales) = tables.unpack([rows[2 * p], rows[2 * p + 1]]);
+                    for (pairs, weights) in pairs.iter_mut().zip(weights) {
+                        pairs[p] = weights;
+                    }
+                    // Twice, as words.
+                    pairs[8][p] = _mm512_or_si512(scales, _mm512_slli_epi32::<16>(scales));
+                }
+                let weights = weights.add(at * LINES * 64);
+                for (c, pairs) in pairs.iter().enumerate().take(8) {
+                    for (s, line) in sides(pairs).into_iter().enumerate() {
+                        _mm512_storeu_si512(weights.add(64 * (8 * s + c)).cast(), line);
+                    }
+                }
+                for (s, line) in sides(&pairs[8]).into_iter().enumerate() {
+                    _mm512_storeu_si512(meta.add(64 * s).cast(), line);
+                }
+            }
+            for row in &mut rows {
+                *row = row.wrapping_add(66);
+            }
+        }
+    }
+}
+
+/// Vectors of two rows each, as [`Tables::unpack`] has them, into one of 16 rows for each scale.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+fn sides(pairs: &[__m512i; 8]) -> [__m512i; 8] {
+    let mut lines = *pairs;
+    for odd in 0..2 {
+        // In every 128 bits four rows with one scale, which are two scales further in the next 128.
+        let mut fours = [pairs[0]; 4];
+        for (i, four) in fours.iter_mut().enumerate() {
+            let a = _mm512_castsi512_ps(pairs[2 * i]);
+            let b = _mm512_castsi512_ps(pairs[2 * i + 1]);
+            *four = _mm512_castps_si512(if odd == 0 {
+                _mm512_shuffle_ps::<0b10_00_10_00>(a, b)
+            } else {
+                _mm512_shuffle_ps::<0b11_01_11_01>(a, b)
+            });
+        }
+        let [a, b, c, d] = fours;
+        let (low, more) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+        lines[odd] = _mm512_shuffle_i32x4::<0x88>(low, more);
+        lines[2 + odd] = _mm512_shuffle_i32x4::<0xDD>(low, more);
+        let (high, more) = (_mm512_shuffle_i32x4::<0xEE>(a, b), _mm512_shuffle_i32x4::<0xEE>(c, d));
+        lines[4 + odd] = _mm512_shuffle_i32x4::<0x88>(high, more);
+        lines[6 + odd] = _mm512_shuffle_i32x4::<0xDD>(high, more);
+    }
+    lines
 }
 
 pub(super) struct Iq2Xxs;

@@ -91,6 +91,22 @@ unsafe fn word(at: *const u8) -> i16 {
     unsafe { at.cast::<i16>().read_unaligned() }
 }
 
+/// Sixteen half-precision numbers, `skip` bytes after each of the places.
+///
+/// # Safety
+/// There must be two readable bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+pub(super) unsafe fn sixteen_f16(places: &[*const u8; 16], skip: usize) -> __m512 {
+    let mut words = [0i16; 16];
+    for (word, place) in words.iter_mut().zip(places) {
+        // SAFETY: promised by the caller.
+        *word = unsafe { self::word(place.add(skip)) };
+    }
+    // SAFETY: the array has 32 bytes.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(words.as_ptr().cast()) })
+}
+
 /// 64 bytes.
 ///
 /// # Safety
