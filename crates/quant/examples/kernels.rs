@@ -1,9 +1,10 @@
 //! Times every product kernel beside the memory bandwidth measured in the same run.
 //!
 //! `cargo run --release -p quant --example kernels [threads] [type]` prints, per format: the rate at which
-//! one activation row reads weights (GB/s, and as a share of a plain read of as much memory), and the
-//! arithmetic rate with 512 and with 12 activation rows (GOP/s, two operations a weight). Times are
-//! processor times, the least of several rounds.
+//! one activation row reads weights (GB/s, and as a share of a plain read of as much memory), the processor
+//! cycles that a block takes when the weights lie in the second cache level, and the arithmetic rate with 512
+//! and with 12 activation rows (GOP/s, two operations a weight). Times are processor times, the least of several
+//! rounds.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -25,11 +26,15 @@ const TYPES: [TensorType; 9] = [
 const COLS: usize = 4096;
 /// Bytes per thread of the matrix that one activation row meets: far above any cache.
 const BYTES: usize = 96 << 20;
+/// Bytes of the matrix that lies in the second cache level.
+const NEAR: usize = 384 << 10;
 
 fn main() {
     let threads = std::env::args().nth(1).map_or(1, |n| n.parse().expect("a number of threads"));
     let kernels = Kernels::detect();
     println!("{} kernels, {threads} threads, {COLS} columns", kernels.name());
+    let clock = clock();
+    println!("{:.2} GHz", clock / 1e9);
     let only = std::env::args().nth(2);
     for ty in TYPES.into_iter().filter(|ty| only.as_deref().is_none_or(|name| name == ty.name())) {
         let row_bytes = ty.row_bytes(COLS).expect("whole blocks");
@@ -37,13 +42,19 @@ fn main() {
         let read = rate(threads, rows * row_bytes, |bytes| {
             std::hint::black_box(read_all(bytes));
         });
-        let one = products(kernels, ty, threads, rows, 1);
+        let one = products(kernels, ty, threads, rows, 1, 1);
+        let cycles = |bytes: usize| {
+            let (rows, calls) = (bytes / row_bytes / 8 * 8, 2 * NEAR / bytes);
+            let blocks = calls * rows * COLS / ty.block_len();
+            products(kernels, ty, threads, rows, 1, calls) * clock / blocks as f64
+        };
+        let block = cycles(NEAR);
         let weights = (512 * COLS) as f64;
-        let ops = |n| 2.0 * weights * n as f64 / products(kernels, ty, threads, 512, n) / 1e9;
+        let ops = |n| 2.0 * weights * n as f64 / products(kernels, ty, threads, 512, n, 1) / 1e9;
         let gemv = (rows * row_bytes) as f64 / one / 1e9;
         let total = threads as f64;
         println!(
-            "{:8} 1 row {:5.1} GB/s of {:5.1} ({:3.0} %)   512 rows {:5.0} GOP/s   12 rows {:5.0} GOP/s",
+            "{:8} 1 row {:5.1} GB/s of {:5.1} ({:3.0} %) {block:6.1} cycles   512 rows {:5.0} GOP/s   12 rows {:5.0} GOP/s",
             ty.name(),
             gemv * total,
             read * total,
@@ -55,7 +66,14 @@ fn main() {
 }
 
 /// Seconds that each thread takes for its own matrix of `rows` rows times `n` activation rows.
-fn products(kernels: Kernels, ty: TensorType, threads: usize, rows: usize, n: usize) -> f64 {
+fn products(
+    kernels: Kernels,
+    ty: TensorType,
+    threads: usize,
+    rows: usize,
+    n: usize,
+    calls: usize,
+) -> f64 {
     let row_bytes = ty.row_bytes(COLS).expect("whole blocks");
     best(threads, || {
         let bytes = pattern(ty, rows * row_bytes);
@@ -75,9 +93,25 @@ fn products(kernels: Kernels, ty: TensorType, threads: usize, rows: usize, n: us
                 Some(rows) => Acts::Rounded { rows, index: None },
                 None => Acts::F32 { values: &x, cols: COLS, stride: COLS, index: None },
             };
-            kernels.matmul(&weights, &acts, &mut Out::new(&mut y, n, rows, rows), &mut scratch);
+            for _ in 0..calls {
+                kernels.matmul(&weights, &acts, &mut Out::new(&mut y, n, rows, rows), &mut scratch);
+            }
         }
     })
+}
+
+/// Processor cycles in a second: a chain of multiplications and exclusive ors takes four a link on the processors of
+/// today.
+fn clock() -> f64 {
+    const STEPS: u32 = 3_000_000;
+    let seconds = best(1, || {
+        || {
+            let factor = std::hint::black_box(0x9E37_79B9_7F4A_7C15_u64);
+            let chain = (0..STEPS).fold(1u64, |x, _| x.wrapping_mul(factor) ^ factor);
+            std::hint::black_box(chain);
+        }
+    });
+    4.0 * f64::from(STEPS) / seconds
 }
 
 /// GB/s of each thread.

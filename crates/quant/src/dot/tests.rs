@@ -134,6 +134,19 @@ fn every_table_has_the_bits_of_the_portable_one() {
     }
 }
 
+/// Kernels of one row that arrange activations have room for so many.
+#[test]
+fn rows_wider_than_the_working_memory_have_the_same_bits() {
+    for ty in [TensorType::Q2K, TensorType::Iq2Xxs] {
+        let inputs = Inputs::new(ty, (2, 1 << 18, 2));
+        let want = inputs.run(Kernels::generic(), &[0, 1], 2);
+        for kernels in Kernels::available() {
+            let got = inputs.run(kernels, &[0, 1], 2);
+            assert_eq!(bits(&got), bits(&want), "{ty} on {}", kernels.name());
+        }
+    }
+}
+
 /// The comparisons above would be empty where no table is listed.
 #[cfg(target_arch = "aarch64")]
 #[test]

@@ -33,6 +33,8 @@ pub(super) trait Format {
     const MINS: bool;
     /// Whether both 16-weight halves of every 32 share a scale.
     const SCALES_OF_32: bool;
+    /// Whether the unpacked weights have been multiplied by their scales.
+    const FOLDED: bool = false;
     /// Runs of four weights per 32 whose products with int8 activations, less the offset, can be
     /// added in int16: each run's bound is below 2^15.
     const RUNS: &'static [usize];
@@ -117,6 +119,53 @@ impl Format for Q2K {
     unsafe fn d(block: *const u8) -> (f32, f32) {
         // SAFETY: the scales are the block's last four bytes.
         unsafe { (f16(block.add(80)), f16(block.add(82))) }
+    }
+}
+
+/// [`Q2K`] with scales (at most 15) multiplied into the weights (at most 3).
+pub(super) struct Q2KFolded;
+
+impl Format for Q2KFolded {
+    const LEN: usize = Q2K::LEN;
+    const BYTES: usize = Q2K::BYTES;
+    const OFFSET: i16 = Q2K::OFFSET;
+    const MINS: bool = Q2K::MINS;
+    const SCALES_OF_32: bool = Q2K::SCALES_OF_32;
+    const FOLDED: bool = true;
+    /// More than two products would leave int16: this is not for AVX2.
+    const RUNS: &'static [usize] = &[];
+
+    /// The state is the scales, two of 16 weights to a dword.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn header(block: *const u8) -> Header {
+        // SAFETY: as promised by the caller; eight dwords are the vector's 32 bytes.
+        unsafe {
+            let mut header = Q2K::header(block);
+            let pairs = _mm256_cvtepu16_epi32(header.scales);
+            _mm256_storeu_si256(header.state.as_mut_ptr().cast(), pairs);
+            header
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn weights(block: *const u8, header: &Header, g: usize) -> __m256i {
+        // SAFETY: as promised by the caller.
+        let codes = unsafe { Q2K::weights(block, header, g) };
+        let first =
+            _mm256_setr_m128i(_mm_set1_epi16(0x8000_u16 as i16), _mm_set1_epi16(0x8001_u16 as i16));
+        let scales = _mm256_shuffle_epi8(_mm256_set1_epi32(header.state[g]), first);
+        // For each 16 weights, the multiples of their scale that the codes choose from.
+        let multiples = _mm256_mullo_epi16(scales, _mm256_set1_epi32(0x0302_0100));
+        _mm256_shuffle_epi8(multiples, codes)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn d(block: *const u8) -> (f32, f32) {
+        // SAFETY: as promised by the caller.
+        unsafe { Q2K::d(block) }
     }
 }
 

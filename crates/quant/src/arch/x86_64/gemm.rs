@@ -5,6 +5,7 @@
 //! a broadcast of the matching activations serves 16 rows and no sum over lanes is ever needed.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::formats::{Format, Header};
 use super::lanes::transpose;
@@ -32,6 +33,31 @@ impl Panel {
                 visit(Self { first_row, rows, first_col, cols });
             }
         }
+    }
+
+    /// Asks for a share of the panel that comes next: for all of it when the parts of `0..n` have been named. Rows
+    /// of a panel are too short for the processor to see where they go.
+    pub(super) fn fetch_next(&self, w: &Weights<'_>, part: Range<usize>, n: usize) {
+        let mut next = Self { first_col: self.first_col + self.cols, ..*self };
+        if next.first_col == w.cols() {
+            next = Self { first_row: self.first_row + self.rows, first_col: 0, ..*self };
+        }
+        next.cols = PANEL_COLS.min(w.cols() - next.first_col);
+        next.rows = PANEL_ROWS.min(w.rows() - next.first_row);
+        let bytes = |cols: usize| cols / w.ty().block_len() * w.ty().block_bytes();
+        for row in next.rows * part.start / n..next.rows * part.end / n {
+            let at = w.row(next.first_row + row).as_ptr().wrapping_add(bytes(next.first_col));
+            for line in (0..bytes(next.cols)).step_by(64) {
+                // SAFETY: a request, which may fail; every x86-64 processor knows it.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(line).cast()) };
+            }
+        }
+    }
+
+    /// Pointers to sixteen of the panel's rows at its first block; the last row stands in past the end.
+    pub(super) fn sixteen(&self, w: &Weights<'_>, side: usize) -> [*const u8; SIDE] {
+        let (low, high) = (self.eight(w, side, 0), self.eight(w, side, 1));
+        std::array::from_fn(|r| if r < 8 { low[r] } else { high[r - 8] })
     }
 
     /// Pointers to eight of the panel's rows at its first block; the last row stands in past the end.
@@ -128,13 +154,13 @@ impl<const N: usize> Accumulators<N> {
 }
 
 /// Bytes that belong to one block of 16 rows beside its weights: scales (a pair of words for every 16
-/// or 32 weights and row), minima (a pair for every 32), `d` and `dmin`.
+/// or 32 weights and row) unless they are folded into these, minima (a pair for every 32), `d` and `dmin`.
 pub(super) const fn meta_bytes<F: Format>() -> usize {
     mins_at::<F>() + if F::MINS { 8 * 64 } else { 0 } + 128
 }
 
 pub(super) const fn mins_at<F: Format>() -> usize {
-    if F::LEN == 32 {
+    if F::LEN == 32 || F::FOLDED {
         0
     } else if F::SCALES_OF_32 {
         8 * 64
@@ -252,9 +278,11 @@ unsafe fn pack_scales<F: Format>(headers: &[Header; 8], meta: *mut u8) {
     }
     // SAFETY: the caller has room for a block of 16 rows.
     unsafe {
-        put(low, meta);
-        if !F::SCALES_OF_32 {
-            put(high, meta.add(8 * 64));
+        if !F::FOLDED {
+            put(low, meta);
+            if !F::SCALES_OF_32 {
+                put(high, meta.add(8 * 64));
+            }
         }
         if F::MINS {
             put(mins, meta.add(mins_at::<F>()));

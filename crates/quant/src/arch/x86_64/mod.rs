@@ -12,11 +12,13 @@ mod lanes;
 mod quantize;
 mod vnni;
 
+use std::arch::x86_64::__cpuid;
+
 use super::Isa;
 use crate::TensorType;
 use crate::arch::vector;
 use crate::dot::{Acts, Out, PoolEntry, Scratch, WeightedSum, Weights};
-use formats::{Iq2Xxs, Mxfp4, Q2K, Q4K, Q6K};
+use formats::{Iq2Xxs, Mxfp4, Q2K, Q2KFolded, Q4K, Q6K};
 
 static AVX2: Isa = Isa {
     name: "avx2",
@@ -32,6 +34,9 @@ static AVX2: Isa = Isa {
 static VNNI: Isa = Isa { name: "avx512-vnni", matmul: matmul_vnni, ..AVX2 };
 
 static VBMI: Isa = Isa { name: "avx512-vbmi", matmul: avx512::matmul, ..AVX2 };
+
+/// Where additions of 512 bits have more units than multiplications.
+static ZEN: Isa = Isa { name: "avx512-zen", matmul: avx512::matmul_zen, ..AVX2 };
 
 static AMX: Isa = Isa { name: "amx-int8", matmul: amx::matmul, ..AVX2 };
 
@@ -55,12 +60,20 @@ pub(super) fn available() -> Vec<&'static Isa> {
             #[cfg(test)]
             tables.push(&AMX_EMULATED);
             tables.push(&VBMI);
+            if cfg!(test) || is_amd() {
+                tables.push(&ZEN);
+            }
             if amx::usable() {
                 tables.push(&AMX);
             }
         }
     }
     tables
+}
+
+fn is_amd() -> bool {
+    let leaf = __cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes)
 }
 
 /// Few activation rows are multiplied straight from the stored blocks; from this many on it pays to
@@ -107,11 +120,25 @@ unsafe fn matmul_vnni(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scrat
     unsafe {
         match w.ty() {
             TensorType::Q8_0 => vnni::q8_0(w, rows, index, out, scratch),
-            TensorType::Mxfp4 => vnni::blocks::<Mxfp4>(w, rows, index, out, scratch),
-            TensorType::Q2K => vnni::blocks::<Q2K>(w, rows, index, out, scratch),
-            TensorType::Q4K => vnni::blocks::<Q4K>(w, rows, index, out, scratch),
-            TensorType::Q6K => vnni::blocks::<Q6K>(w, rows, index, out, scratch),
-            TensorType::Iq2Xxs => vnni::blocks::<Iq2Xxs>(w, rows, index, out, scratch),
+            TensorType::Mxfp4 => {
+                vnni::blocks::<Mxfp4, false>(gemm::pack::<Mxfp4>, w, (rows, index), out, scratch)
+            }
+            TensorType::Q2K => vnni::blocks::<Q2KFolded, false>(
+                gemm::pack::<Q2KFolded>,
+                w,
+                (rows, index),
+                out,
+                scratch,
+            ),
+            TensorType::Q4K => {
+                vnni::blocks::<Q4K, false>(gemm::pack::<Q4K>, w, (rows, index), out, scratch)
+            }
+            TensorType::Q6K => {
+                vnni::blocks::<Q6K, false>(gemm::pack::<Q6K>, w, (rows, index), out, scratch)
+            }
+            TensorType::Iq2Xxs => {
+                vnni::blocks::<Iq2Xxs, false>(gemm::pack::<Iq2Xxs>, w, (rows, index), out, scratch)
+            }
             // `Kernels::matmul` has compared the formats.
             ty => unreachable!("{ty} has no integer products"),
         }

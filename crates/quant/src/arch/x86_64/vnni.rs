@@ -9,7 +9,7 @@ use super::lanes::gather_f16;
 use crate::dot::{Out, PANEL_COLS, RoundedRows, Scratch, Weights};
 
 /// Activation rows that are multiplied together: sums and accumulators of eight take half the registers.
-const TILES: [usize; 3] = [8, 4, 1];
+pub(super) const TILES: [usize; 3] = [8, 4, 1];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn q8_0(
@@ -25,6 +25,7 @@ pub(super) unsafe fn q8_0(
         unsafe {
             pack_q8_0(w, &panel, scratch);
             for_tiles(n_rows, TILES, |n, len| {
+                panel.fetch_next(w, n..n + len, n_rows);
                 let tile = Tile { index, n, n_rows };
                 match len {
                     8 => multiply_q8_0::<8>(&panel, acts, tile, out, scratch),
@@ -36,12 +37,16 @@ pub(super) unsafe fn q8_0(
     });
 }
 
-/// Any format but Q8_0.
+/// Unpacks a panel: weights, then what belongs to their blocks.
+pub(super) type Pack = unsafe fn(&Weights<'_>, &Panel, &mut Scratch);
+
+/// Any format but Q8_0. Where `TURNED`, of every four groups of eight weights `pack` has all first ones together,
+/// then all second ones, and so on.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn blocks<F: Format>(
+pub(super) unsafe fn blocks<F: Format, const TURNED: bool>(
+    pack: Pack,
     w: &Weights<'_>,
-    acts: &RoundedRows,
-    index: Option<&[u32]>,
+    (acts, index): (&RoundedRows, Option<&[u32]>),
     out: &mut Out<'_>,
     scratch: &mut Scratch,
 ) {
@@ -49,17 +54,42 @@ pub(super) unsafe fn blocks<F: Format>(
     Panel::each(w, |panel| {
         // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
         unsafe {
-            gemm::pack::<F>(w, &panel, scratch);
+            pack(w, &panel, scratch);
             for_tiles(n_rows, TILES, |n, len| {
+                panel.fetch_next(w, n..n + len, n_rows);
                 let tile = Tile { index, n, n_rows };
                 match len {
-                    8 => multiply::<F, 8>(&panel, acts, tile, out, scratch),
-                    4 => multiply::<F, 4>(&panel, acts, tile, out, scratch),
-                    _ => multiply::<F, 1>(&panel, acts, tile, out, scratch),
+                    8 => multiply::<F, TURNED, 8>(&panel, acts, tile, out, scratch),
+                    4 => multiply::<F, TURNED, 4>(&panel, acts, tile, out, scratch),
+                    _ => multiply::<F, TURNED, 1>(&panel, acts, tile, out, scratch),
                 }
             });
         }
     });
+}
+
+/// As [`gather`], for whole lines: every four groups of eight bytes are turned into eight of four.
+///
+/// # Safety
+/// There must be so many bytes on both sides.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn gather_turned<const N: usize>(rows: [*const u8; N], bytes: usize, near: *mut u8) {
+    let pairs =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+    // Words of two groups, then of the other two.
+    let places: [u16; 32] = std::array::from_fn(|i| (i / 16 * 16 + i % 2 * 8 + i % 16 / 2) as u16);
+    // SAFETY: 32 words are the vector's; the bytes are the caller's.
+    unsafe {
+        let fours = _mm512_loadu_si512(places.as_ptr().cast());
+        for at in (0..bytes).step_by(64) {
+            for (i, row) in rows.into_iter().enumerate() {
+                let line = _mm512_loadu_si512(row.add(at).cast());
+                let line = _mm512_permutexvar_epi16(fours, _mm512_shuffle_epi8(line, pairs));
+                _mm512_storeu_si512(near.add(at * N + 64 * i).cast(), line);
+            }
+        }
+    }
 }
 
 /// As [`super::gemm_q8_0::pack`], with twice as wide vectors.
@@ -100,7 +130,7 @@ unsafe fn pack_q8_0(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
 /// The transpose of 8 rows of 8 dwords in both halves of 512 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-fn transpose(r: &[__m512i; 8]) -> [__m512i; 8] {
+pub(super) fn transpose(r: &[__m512i; 8]) -> [__m512i; 8] {
     let mut pairs = *r;
     for i in 0..4 {
         pairs[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
@@ -176,7 +206,7 @@ unsafe fn multiply_q8_0<const N: usize>(
 /// All rows of a panel times `N` activation rows.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-unsafe fn multiply<F: Format, const N: usize>(
+unsafe fn multiply<F: Format, const TURNED: bool, const N: usize>(
     panel: &Panel,
     acts: &RoundedRows,
     tile: Tile<'_>,
@@ -189,7 +219,13 @@ unsafe fn multiply<F: Format, const N: usize>(
     let row_at = |row| acts.codes(row)[panel.first_col..].as_ptr().cast::<u8>();
     let next = tile.next_rows::<N>().map(row_at);
     // SAFETY: the rows go on for the panel's width.
-    unsafe { gather(rows.map(row_at), panel.cols, near) };
+    unsafe {
+        if TURNED {
+            gather_turned(rows.map(row_at), panel.cols, near);
+        } else {
+            gather(rows.map(row_at), panel.cols, near);
+        }
+    }
     let act_scales = rows.map(|row| acts.scales(row)[panel.first_col / F::LEN..].as_ptr());
     let act_sums = rows.map(|row| acts.sums(row)[panel.first_col / 16..].as_ptr());
     // SAFETY: the codes take a quarter of the buffer, corrections for every 16 of them as much again.
@@ -232,9 +268,15 @@ unsafe fn multiply<F: Format, const N: usize>(
     }
 }
 
-/// Groups of four weights that share a scale.
+/// Groups of four weights whose products are added before their scale multiplies them.
 const fn quads<F: Format>() -> usize {
-    if F::SCALES_OF_32 { 8 } else { 4 }
+    if F::FOLDED {
+        F::LEN / 4
+    } else if F::SCALES_OF_32 {
+        8
+    } else {
+        4
+    }
 }
 
 /// Runs of weights with one scale in a panel's width, at most.
@@ -288,7 +330,7 @@ unsafe fn block<F: Format, const N: usize>(
                 }
             }
             for n in 0..N {
-                let scaled = if F::LEN == 32 {
+                let scaled = if F::LEN == 32 || F::FOLDED {
                     products[n]
                 } else {
                     // The scale is there twice, as a pair of words.
@@ -319,13 +361,13 @@ unsafe fn mins<F: Format>(meta: *const u8, act_sums: *const i16) -> __m512i {
 }
 
 /// The accumulators of 16 weight rows and `N` activation rows, in registers.
-struct Sums<const N: usize>([__m512; N]);
+pub(super) struct Sums<const N: usize>([__m512; N]);
 
 impl<const N: usize> Sums<N> {
     /// What the panels before have left in the output; zeros at the first.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn load(panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) -> Self {
+    pub(super) fn load(panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) -> Self {
         let mut sums = [_mm512_setzero_ps(); N];
         if panel.first_col > 0 {
             let (col, len) = columns(panel, side);
@@ -340,7 +382,7 @@ impl<const N: usize> Sums<N> {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn store(&self, panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) {
+    pub(super) fn store(&self, panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) {
         let (col, len) = columns(panel, side);
         for (i, sum) in self.0.iter().enumerate() {
             let values = out.part(n + i, col, len);
@@ -352,7 +394,7 @@ impl<const N: usize> Sums<N> {
     /// `sum = fma(total, d * scale, sum)`.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn add(&mut self, n: usize, total: __m512i, d: __m512, scale: f32) {
+    pub(super) fn add(&mut self, n: usize, total: __m512i, d: __m512, scale: f32) {
         let scale = _mm512_mul_ps(d, _mm512_set1_ps(scale));
         self.0[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), scale, self.0[n]);
     }
@@ -379,7 +421,7 @@ fn lanes(len: usize) -> __mmask16 {
 /// Asks for `bytes` of every row: those that are gathered next.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn fetch<const N: usize>(rows: [*const u8; N], bytes: std::ops::Range<usize>) {
+pub(super) fn fetch<const N: usize>(rows: [*const u8; N], bytes: std::ops::Range<usize>) {
     for at in bytes.step_by(64) {
         for row in rows {
             _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast());

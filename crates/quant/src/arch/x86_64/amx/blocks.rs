@@ -21,7 +21,9 @@ pub(super) unsafe fn rows<U: Unit, F: Format>(
         // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
         unsafe {
             gemm::pack::<F>(w, &panel, scratch);
-            finish::<F>(&panel, scratch);
+            if F::OFFSET != 0 {
+                finish::<F>(&panel, scratch);
+            }
         }
         // SAFETY: as above; the caller has the unit.
         Tile::each(n_rows, index, |tile| unsafe {
@@ -30,45 +32,27 @@ pub(super) unsafe fn rows<U: Unit, F: Format>(
     });
 }
 
-/// Whether scales are multiplied into the weights, which then still fit a signed byte: Q2_K's are at most
-/// 15 and 3.
-const fn folded<F: Format>() -> bool {
-    F::BYTES == 84
-}
-
 /// Bytes of a row that are multiplied before the sums leave the tiles for their scale.
 const fn run<F: Format>() -> usize {
     match F::LEN {
-        256 if folded::<F>() => 256,
+        256 if F::FOLDED => 256,
         256 if !F::SCALES_OF_32 => 16,
         _ => 32,
     }
 }
 
-/// Makes a packed panel's bytes signed: takes their offset away, or multiplies their scales in.
+/// Makes a packed panel's bytes signed: takes their offset away.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 unsafe fn finish<F: Format>(panel: &Panel, scratch: &mut Scratch) {
-    let n_blocks = panel.cols / F::LEN * panel.rows.div_ceil(SIDE);
-    let (weights, meta) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
+    let lines = panel.cols / F::LEN * panel.rows.div_ceil(SIDE) * F::LEN / 4;
+    let weights = bytes_of(&mut scratch.panel).cast::<__m512i>();
     let offset = _mm512_set1_epi8(F::OFFSET as i8);
-    for (b, quad) in (0..n_blocks).flat_map(|b| (0..F::LEN / 4).map(move |quad| (b, quad))) {
-        // SAFETY: `pack` has filled these blocks and what belongs to them.
+    for line in 0..lines {
+        // SAFETY: `pack` has filled these blocks, four weights of 16 rows to a line.
         unsafe {
-            let at = weights.add(b * F::LEN * SIDE + 64 * quad).cast::<__m512i>();
-            let mut bytes = _mm512_loadu_si512(at);
-            if folded::<F>() {
-                // A scale for every 16 weights, twice as a word for every row.
-                let scales = meta.add(b * gemm::meta_bytes::<F>() + quad / 4 * 64);
-                let scales = _mm512_loadu_si512(scales.cast());
-                let even = _mm512_and_si512(bytes, _mm512_set1_epi16(0xFF));
-                let odd = _mm512_mullo_epi16(_mm512_srli_epi16::<8>(bytes), scales);
-                let even = _mm512_mullo_epi16(even, scales);
-                bytes = _mm512_or_si512(even, _mm512_slli_epi16::<8>(odd));
-            } else {
-                bytes = _mm512_sub_epi8(bytes, offset);
-            }
-            _mm512_storeu_si512(at, bytes);
+            let at = weights.add(line);
+            _mm512_storeu_si512(at, _mm512_sub_epi8(_mm512_loadu_si512(at), offset));
         }
     }
 }
@@ -145,7 +129,7 @@ unsafe fn block<U: Unit, F: Format>(
             let left = near.add(col / 64 * 64 * ROWS + col % 64);
             let right = weights.add(start * SIDE);
             let product = Product { left, stride: 64, step: 64 * ROWS, right, count };
-            if F::LEN == 32 || folded::<F>() {
+            if F::LEN == 32 || F::FOLDED {
                 U::product(shape, product, totals.as_mut_ptr());
                 continue;
             }

@@ -10,7 +10,7 @@ mod unit;
 
 use std::arch::x86_64::*;
 
-use super::formats::{Iq2Xxs, Mxfp4, Q2K, Q4K, Q6K};
+use super::formats::{Iq2Xxs, Mxfp4, Q2KFolded, Q4K, Q6K};
 use super::gemm::{Panel, SIDE};
 use crate::TensorType;
 use crate::dot::{Acts, Out, RoundedRows, Scratch, Weights, picked};
@@ -76,7 +76,7 @@ unsafe fn rounded<U: Unit>(
         match w.ty() {
             TensorType::Q8_0 => q8_0::rows::<U>(w, acts, index, out, scratch),
             TensorType::Mxfp4 => blocks::rows::<U, Mxfp4>(w, acts, index, out, scratch),
-            TensorType::Q2K => blocks::rows::<U, Q2K>(w, acts, index, out, scratch),
+            TensorType::Q2K => blocks::rows::<U, Q2KFolded>(w, acts, index, out, scratch),
             TensorType::Q4K => blocks::rows::<U, Q4K>(w, acts, index, out, scratch),
             TensorType::Q6K => blocks::rows::<U, Q6K>(w, acts, index, out, scratch),
             TensorType::Iq2Xxs => blocks::rows::<U, Iq2Xxs>(w, acts, index, out, scratch),

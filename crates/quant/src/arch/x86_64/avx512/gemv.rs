@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::from_lane;
-use crate::dot::{Out, RoundedRows, Weights, picked};
+use crate::dot::{Line, Out, RoundedRows, Scratch, Weights, picked};
 
 /// Rows side by side.
 pub(super) const ROWS: usize = 8;
@@ -36,24 +36,48 @@ pub(super) struct Sums {
     pub(super) mins: Option<(__m512i, __m512)>,
 }
 
+/// The activations that 16 pairs of row and block meet.
+pub(super) struct Near<'a> {
+    pub(super) acts: &'a RoundedRows,
+    /// Which row of them.
+    pub(super) row: usize,
+    /// Which blocks of it, one for every [`ROWS`] places.
+    pub(super) at: [usize; BLOCKS],
+    /// What [`OneRow::arrange`] has made of these.
+    pub(super) lines: &'a [Line],
+}
+
 /// A format that is multiplied straight from its stored blocks.
 pub(super) trait OneRow {
     /// Weights in a block.
     const LEN: usize;
     /// Bytes of a block.
     const BYTES: usize;
+    /// Lines of every [`BLOCKS`] activation blocks, arranged as the format likes them.
+    const LINES: usize = 0;
+
+    /// Arranges the blocks `at[..]` of activation row `row`.
+    ///
+    /// # Safety
+    /// The instructions of this module must be there.
+    unsafe fn arrange(_acts: &RoundedRows, _row: usize, _at: [usize; BLOCKS], _lines: &mut [Line]) {
+    }
 
     /// Exact sums of 16 blocks.
     ///
     /// # Safety
-    /// Every place must lead to a block of this format, and `acts` must have the activation blocks
-    /// `at[..]` of row `row`, one for every `ROWS` places.
-    unsafe fn sums(
-        places: &Places<'_>,
-        acts: &RoundedRows,
-        row: usize,
-        at: [usize; BLOCKS],
-    ) -> Sums;
+    /// Every place must lead to a block of this format, and `near` to as wide activations.
+    unsafe fn sums(places: &Places<'_>, near: &Near<'_>) -> Sums;
+}
+
+/// Whether the arranged activations of `n` rows of `cols` find room.
+pub(super) fn fits<F: OneRow>(cols: usize, n: usize, scratch: &Scratch) -> bool {
+    n * steps::<F>(cols) * F::LINES <= scratch.panel.len()
+}
+
+/// Times that [`BLOCKS`] blocks are taken from each row of `cols` weights.
+fn steps<F: OneRow>(cols: usize) -> usize {
+    (cols / F::LEN).div_ceil(BLOCKS)
 }
 
 /// All weight rows times the activation rows in use. Never inlined, so that a profile tells formats apart.
@@ -64,10 +88,27 @@ pub(super) unsafe fn rows<F: OneRow>(
     acts: &RoundedRows,
     index: Option<&[u32]>,
     out: &mut Out<'_>,
+    scratch: &mut Scratch,
 ) {
-    let n_blocks = w.cols() / F::LEN;
+    let (n_blocks, steps) = (w.cols() / F::LEN, steps::<F>(w.cols()));
+    // Past the end the last block stands in, and its results are dropped.
+    let blocks = |step: usize| {
+        let mut at = [step * BLOCKS; BLOCKS];
+        for (j, at) in at.iter_mut().enumerate() {
+            *at = (*at + j).min(n_blocks - 1);
+        }
+        at
+    };
+    if F::LINES > 0 {
+        for (i, lines) in
+            scratch.panel.chunks_exact_mut(F::LINES).take(out.rows() * steps).enumerate()
+        {
+            // SAFETY: this function has the instructions.
+            unsafe { F::arrange(acts, picked(index, i / steps), blocks(i % steps), lines) };
+        }
+    }
     for first in (0..w.rows()).step_by(ROWS) {
-        // Past the end the last row stands in, and its results are dropped.
+        // So does the last row.
         let mut rows = [w.row(first).as_ptr(); ROWS];
         for (r, row) in rows.iter_mut().enumerate() {
             *row = w.row((first + r).min(w.rows() - 1)).as_ptr();
@@ -76,17 +117,15 @@ pub(super) unsafe fn rows<F: OneRow>(
             let row = picked(index, n);
             let scales = acts.scales(row);
             let mut acc = _mm512_setzero_ps();
-            for b in (0..n_blocks).step_by(BLOCKS) {
+            for step in 0..steps {
+                let b = step * BLOCKS;
                 prefetch_next(w, first, b * ROWS * F::BYTES, BLOCKS * F::BYTES);
-                // So does the last block.
-                let (mut at, mut skip) = ([b; BLOCKS], [0; BLOCKS]);
-                for j in 0..BLOCKS {
-                    at[j] = (b + j).min(n_blocks - 1);
-                    skip[j] = at[j] * F::BYTES;
-                }
-                let places = Places { rows: &rows, skip };
+                let at = blocks(step);
+                let places = Places { rows: &rows, skip: at.map(|b| b * F::BYTES) };
+                let lines = &scratch.panel[(n * steps + step) * F::LINES..][..F::LINES];
+                let near = Near { acts, row, at, lines };
                 // SAFETY: `w` has `n_blocks` blocks of this format in every row, `acts` as many.
-                let sums = unsafe { F::sums(&places, acts, row, at) };
+                let sums = unsafe { F::sums(&places, &near) };
                 let total = _mm512_cvtepi32_ps(sums.total);
                 for (j, at) in at.into_iter().enumerate().take(n_blocks - b) {
                     let scale = _mm512_set1_ps(scales[at]);

@@ -3,8 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::gemv::{BLOCKS, OneRow, Places, ROWS, Sums};
-use super::lanes::{both, gather_f16, half_sums, quad, whole_sums};
+use super::gemv::{BLOCKS, Near, OneRow, Places, ROWS, Sums};
+use super::lanes::{both, gather_f16, half_sums, load, quad, whole_sums};
 use crate::arch::x86_64::formats::{self, Format};
 use crate::dot::RoundedRows;
 
@@ -27,30 +27,6 @@ pub(super) trait Wide: Format {
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 fn shifted<const BY: u32>(v: __m512i, mask: i8) -> __m512i {
     _mm512_and_si512(_mm512_srli_epi16::<BY>(v), _mm512_set1_epi8(mask))
-}
-
-/// 64 bytes.
-///
-/// # Safety
-/// They must be readable.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-unsafe fn load(at: *const u8) -> __m512i {
-    // SAFETY: promised by the caller.
-    unsafe { _mm512_loadu_si512(at.cast()) }
-}
-
-impl Wide for formats::Q2K {
-    const HALVES: [[usize; 2]; 4] = [[0, 128], [32, 160], [64, 192], [96, 224]];
-    const D: [usize; 2] = [80, 82];
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn unpack(block: *const u8) -> [__m512i; 4] {
-        // SAFETY: 64 bytes of codes start at byte 16.
-        let q = unsafe { load(block.add(16)) };
-        [shifted::<0>(q, 3), shifted::<2>(q, 3), shifted::<4>(q, 3), shifted::<6>(q, 3)]
-    }
 }
 
 impl Wide for formats::Q4K {
@@ -102,13 +78,8 @@ impl<F: Wide> OneRow for F {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(
-        places: &Places<'_>,
-        acts: &RoundedRows,
-        row: usize,
-        at: [usize; BLOCKS],
-    ) -> Sums {
-        let acts = blocks::<F>(acts, row, at);
+    unsafe fn sums(places: &Places<'_>, near: &Near<'_>) -> Sums {
+        let acts = blocks::<F>(near.acts, near.row, near.at);
         let order = scale_order::<F>();
         let mut quads = [_mm512_setzero_si512(); 4];
         for (i, sum) in quads.iter_mut().enumerate() {

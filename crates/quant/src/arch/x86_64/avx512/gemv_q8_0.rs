@@ -2,9 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::gemv::{BLOCKS, OneRow, Places, ROWS, Sums};
+use super::gemv::{BLOCKS, Near, OneRow, Places, ROWS, Sums};
 use super::lanes::{both, gather_f16, half_sums, quad};
-use crate::dot::RoundedRows;
 
 /// Activations are words here: bytes are widened by shifts, even ones and odd ones apart.
 pub(super) struct Q8_0;
@@ -15,15 +14,10 @@ impl OneRow for Q8_0 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(
-        places: &Places<'_>,
-        acts: &RoundedRows,
-        row: usize,
-        at: [usize; BLOCKS],
-    ) -> Sums {
-        let codes = acts.wide(row);
+    unsafe fn sums(places: &Places<'_>, near: &Near<'_>) -> Sums {
+        let codes = near.acts.wide(near.row);
         let mut acts = [[_mm512_setzero_si512(); 2]; BLOCKS];
-        for (acts, b) in acts.iter_mut().zip(at) {
+        for (acts, b) in acts.iter_mut().zip(near.at) {
             let codes = codes[32 * b..][..32].as_ptr();
             // SAFETY: 32 words are the 64 bytes of both vectors.
             unsafe {
@@ -60,19 +54,14 @@ impl OneRow for Mxfp4 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-    unsafe fn sums(
-        places: &Places<'_>,
-        acts: &RoundedRows,
-        row: usize,
-        at: [usize; BLOCKS],
-    ) -> Sums {
-        let (codes, sums) = (acts.codes(row), acts.sums(row));
-        let (mut near, mut offsets) =
+    unsafe fn sums(places: &Places<'_>, near: &Near<'_>) -> Sums {
+        let (codes, sums) = (near.acts.codes(near.row), near.acts.sums(near.row));
+        let (mut acts, mut offsets) =
             ([_mm512_setzero_si512(); BLOCKS], [_mm512_setzero_si512(); BLOCKS]);
-        for (j, b) in at.into_iter().enumerate() {
+        for (j, b) in near.at.into_iter().enumerate() {
             let codes = codes[32 * b..][..32].as_ptr();
             // SAFETY: 32 codes are the vector's bytes.
-            near[j] = _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(codes.cast()) });
+            acts[j] = _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(codes.cast()) });
             let sum = i32::from(sums[2 * b]) + i32::from(sums[2 * b + 1]);
             // One lane of the eight that are added.
             offsets[j] = _mm512_maskz_set1_epi32(0x0101, -12 * sum);
@@ -96,7 +85,7 @@ impl OneRow for Mxfp4 {
             let bytes = _mm512_and_si512(bytes, _mm512_set1_epi8(15));
             let weights = _mm512_shuffle_epi8(table, bytes);
             products[i / 4][i % 4] =
-                _mm512_dpbusd_epi32(offsets[place / ROWS], weights, near[place / ROWS]);
+                _mm512_dpbusd_epi32(offsets[place / ROWS], weights, acts[place / ROWS]);
         }
         let quads = [quad(products[0]), quad(products[1])];
         // SAFETY: a block starts with its scale.

@@ -25,7 +25,7 @@ pub(super) fn whole_sums(quads: [__m512i; 4]) -> __m512i {
 /// The upper half of both vectors added to the lower one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-fn fold(a: __m512i, b: __m512i) -> __m512i {
+pub(super) fn fold(a: __m512i, b: __m512i) -> __m512i {
     _mm512_add_epi32(
         _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
         _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b),
@@ -91,6 +91,33 @@ unsafe fn word(at: *const u8) -> i16 {
     unsafe { at.cast::<i16>().read_unaligned() }
 }
 
+/// Sixteen half-precision numbers, `skip` bytes after each of the places.
+///
+/// # Safety
+/// There must be two readable bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+pub(super) unsafe fn sixteen_f16(places: &[*const u8; 16], skip: usize) -> __m512 {
+    let mut words = [0i16; 16];
+    for (word, place) in words.iter_mut().zip(places) {
+        // SAFETY: promised by the caller.
+        *word = unsafe { self::word(place.add(skip)) };
+    }
+    // SAFETY: the array has 32 bytes.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(words.as_ptr().cast()) })
+}
+
+/// 64 bytes.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
+pub(super) unsafe fn load(at: *const u8) -> __m512i {
+    // SAFETY: promised by the caller.
+    unsafe { _mm512_loadu_si512(at.cast()) }
+}
+
 /// 32 bytes from each of two places.
 ///
 /// # Safety
@@ -103,4 +130,14 @@ pub(super) unsafe fn both(low: *const u8, high: *const u8) -> __m512i {
         let low = _mm256_loadu_si256(low.cast());
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), _mm256_loadu_si256(high.cast()))
     }
+}
+
+/// The same address, of which the compiler does not know that it is the same. It would load what lies there once
+/// for all rows, into more registers than there are.
+#[inline]
+pub(super) fn unnamed(at: *const u8) -> *const u8 {
+    let zero: usize;
+    // SAFETY: one instruction on one register.
+    unsafe { std::arch::asm!("xor {0:e}, {0:e}", out(reg) zero, options(nomem, nostack)) };
+    at.wrapping_add(zero)
 }
