@@ -31,8 +31,8 @@ pub(crate) enum Command {
     Undo,
     /// Answer the last message again.
     Regen,
-    /// Change the last message and answer it again.
-    Edit,
+    /// Change the last message, to this or by hand, and answer it again.
+    Edit(Option<String>),
     /// Write the conversation to a file.
     Save(String),
     /// Take a conversation from a file.
@@ -125,7 +125,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
         parse: |rest| alone(rest, Command::Undo),
     },
     Entry {
-        names: &["regen", "retry"],
+        names: &["regen", "regenerate", "retry"],
         argument: "",
         help: "answer the last message again, differently",
         completes: Completes::Nothing,
@@ -133,10 +133,10 @@ pub(crate) const COMMANDS: &[Entry] = &[
     },
     Entry {
         names: &["edit"],
-        argument: "",
-        help: "change the last message and answer it again",
+        argument: "[TEXT]",
+        help: "change the last message, here or in the next line, and answer it again",
         completes: Completes::Nothing,
-        parse: |rest| alone(rest, Command::Edit),
+        parse: |rest| Ok(Command::Edit(some(rest))),
     },
     Entry {
         names: &["save"],

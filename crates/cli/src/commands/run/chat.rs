@@ -19,6 +19,8 @@ pub(super) struct Chat {
     /// Most tokens of an answer.
     pub(super) answer_max: usize,
     sampler: Sampler,
+    /// Tokens of what was said.
+    used: usize,
     /// The last prompt with the logits at its end: answering it again reads nothing.
     prompt_end: Option<(Vec<u32>, Vec<f32>)>,
 }
@@ -73,13 +75,34 @@ impl Chat {
             sampling: Sampling::GREEDY,
             answer_max: usize::MAX,
             sampler,
+            used: 0,
             prompt_end: None,
         }
     }
 
-    /// Tokens that the engine holds, and how many it can hold.
+    /// Tokens of what was said, and how many there can be.
     pub(super) fn filled(&self) -> (usize, usize) {
-        (self.loaded.engine.tokens(0).len(), self.loaded.engine.info().options.context)
+        (self.used, self.loaded.engine.info().options.context)
+    }
+
+    /// Counts what was said anew. The engine may still hold more, for the next prompt to continue from.
+    fn count(&mut self) {
+        let none = self.conversation.turns().is_empty();
+        let ids =
+            if none { Ok(Vec::new()) } else { self.conversation.encode(&self.loaded.tokenizer) };
+        self.used = ids.map_or(0, |ids| ids.len());
+    }
+
+    /// Forgets what was said, but the system text.
+    pub(super) fn clear(&mut self) {
+        self.conversation.clear();
+        self.count();
+    }
+
+    /// Goes on with another conversation.
+    pub(super) fn put(&mut self, conversation: Conversation) {
+        self.conversation = conversation;
+        self.count();
     }
 
     /// Replaces the engine, keeping what was said.
@@ -90,12 +113,14 @@ impl Chat {
 
     /// Takes back the last answer, if there is one, and gives the message that it answered.
     pub(super) fn take_back(&mut self) -> Option<String> {
-        loop {
+        let message = loop {
             match self.conversation.pop()? {
-                Turn::User(text) => return Some(text),
+                Turn::User(text) => break text,
                 Turn::Assistant { .. } => {}
             }
-        }
+        };
+        self.count();
+        Some(message)
     }
 
     /// Answers a message and remembers both. If it is stopped before the answer begins, the
@@ -129,6 +154,7 @@ impl Chat {
         };
         self.loaded.engine.anchor(0)?;
         self.conversation.push_reply(reply.clone(), sampled);
+        self.used = self.loaded.engine.tokens(0).len();
         Ok(Answer { reply, ended, figures })
     }
 

@@ -112,9 +112,13 @@ impl Repl<'_> {
                 self.chat.sampling.seed = self.chat.sampling.seed.wrapping_add(1);
                 self.say(&message)
             }
-            Command::Edit => {
+            Command::Edit(None) => {
                 self.typed = self.take_back()?;
                 Ok(())
+            }
+            Command::Edit(Some(message)) => {
+                self.take_back()?;
+                self.say(&message)
             }
             Command::Save(path) => {
                 transcript::save(&self.chat.conversation, Path::new(&path))?;
@@ -123,7 +127,7 @@ impl Repl<'_> {
             Command::Load(path) => self.load(&path),
             Command::System(text) => self.system(text),
             Command::Clear => {
-                self.chat.conversation.clear();
+                self.chat.clear();
                 self.attached.clear();
                 self.tell("Nothing has been said.\n")
             }
@@ -170,7 +174,7 @@ impl Repl<'_> {
 
     fn load(&mut self, path: &str) -> anyhow::Result<()> {
         let n_vocab = self.chat.loaded.config.n_vocab;
-        self.chat.conversation = transcript::load(Path::new(path), n_vocab)?;
+        self.chat.put(transcript::load(Path::new(path), n_vocab)?);
         let n_turns = self.chat.conversation.turns().len();
         self.tell(&format!("{n_turns} messages and answers from {path}.\n"))
     }
