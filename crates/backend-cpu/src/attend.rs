@@ -146,12 +146,7 @@ fn rescale(
     (max, sum): &mut (f32, f32),
     out: &mut [f32],
 ) {
-    let scale = 1.0 / (dim as f32).sqrt();
-    let mut new = *max;
-    for s in scores.iter_mut() {
-        *s *= scale;
-        new = new.max(*s);
-    }
+    let new = kernels.scale_max(scores, 1.0 / (dim as f32).sqrt(), *max);
     if new > *max {
         let factor = (*max - new).exp();
         *sum *= factor;

@@ -34,6 +34,21 @@ impl Panel {
         }
     }
 
+    /// Asks for a part of the 16 rows that are unpacked after those of `side`, if the panel is as wide as the
+    /// matrix, so that rows lie side by side. Requests past the end do nothing.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn fetch_next(&self, w: &Weights<'_>, side: usize, bytes: std::ops::Range<usize>) {
+        if self.cols < w.cols() {
+            return;
+        }
+        let next = w.row(self.first_row + side * SIDE).as_ptr();
+        let next = next.wrapping_add(SIDE * w.row_bytes());
+        for at in bytes.step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(at).cast());
+        }
+    }
+
     /// Pointers to eight of the panel's rows at its first block; the last row stands in past the end.
     pub(super) fn eight(&self, w: &Weights<'_>, side: usize, half: usize) -> [*const u8; 8] {
         let skip = self.first_col / w.ty().block_len() * w.ty().block_bytes();
@@ -53,9 +68,9 @@ pub(super) struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Where the tile's rows lie.
+    /// Where the tile's rows lie; the last one in use stands in past the end.
     pub(super) fn rows<const N: usize>(&self) -> [usize; N] {
-        std::array::from_fn(|i| picked(self.index, self.n + i))
+        std::array::from_fn(|i| picked(self.index, (self.n + i).min(self.n_rows - 1)))
     }
 
     /// Where the following rows lie, to be fetched ahead; the last one stands in past the end.
@@ -181,6 +196,8 @@ pub(super) unsafe fn pack<F: Format>(w: &Weights<'_>, panel: &Panel, scratch: &m
             let rows = panel.eight(w, side, half);
             for b in 0..n_blocks {
                 let at = side * n_blocks + b;
+                let next = 2 * b + half;
+                panel.fetch_next(w, side, next * 8 * F::BYTES..(next + 1) * 8 * F::BYTES);
                 // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of
                 // which the buffers hold `PANEL_ROWS / 16 * PANEL_COLS / LEN`.
                 unsafe {
