@@ -83,6 +83,7 @@ pub fn fp8_decode(codes: &[u8], scales: &[u8], block: usize, out: &mut [f32]) {
     let blocks = out.chunks_mut(block).zip(codes.chunks(block)).zip(scales);
     for ((out, codes), &scale) in blocks {
         let scale = f8::ue8m0_decode(scale);
+        #[allow(unused_mut)] // Other architectures have no kernel of their own.
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
@@ -111,6 +112,7 @@ widest! {
 /// When `bytes` is not twice as long as `out`.
 pub fn f16_decode(bytes: &[u8], out: &mut [f32]) {
     assert_eq!(bytes.len(), 2 * out.len(), "two bytes a value");
+    #[allow(unused_mut)] // As above.
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {

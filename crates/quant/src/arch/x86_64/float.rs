@@ -185,7 +185,7 @@ macro_rules! tile {
                 *row = acts.f32_row(n + i);
             }
             let mut acc = [[_mm256_setzero_ps(); R]; N];
-            let mut weights = [_mm256_setzero_ps(); R];
+            let (mut weights, mut lanes) = ([_mm256_setzero_ps(); R], [_mm256_setzero_ps(); N]);
             let cols = w.cols();
             for k in (0..cols - cols % 8).step_by(8) {
                 let at = k * F::BYTES;
@@ -198,6 +198,19 @@ macro_rules! tile {
                 }
                 // SAFETY: eight more columns exist in every row.
                 unsafe {
+                    if R * N + R >= 32 {
+                        // Sums and weights together would fill the registers.
+                        for i in 0..N {
+                            lanes[i] = _mm256_loadu_ps(near[i].as_ptr().add(k));
+                        }
+                        for j in 0..R {
+                            let weight = F::load(rows[j].add(at));
+                            for i in 0..N {
+                                acc[i][j] = _mm256_fmadd_ps(weight, lanes[i], acc[i][j]);
+                            }
+                        }
+                        continue;
+                    }
                     for j in 0..R {
                         weights[j] = F::load(rows[j].add(at));
                     }
