@@ -1,6 +1,6 @@
 //! What a step costs by its number of rows, each of another sequence, as a server makes them.
 //!
-//! `cargo run --release -p backend-cpu --example rows -- model.gguf [threads] [context]`
+//! `cargo run --release -p backend-cpu --example rows -- model.gguf [threads] [context] [rows]`
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use gguf::Gguf;
 /// Rows of the largest step.
 const MOST: usize = 16;
 /// Steps of each round; the best of several rounds counts.
-const STEPS: usize = 32;
-const ROUNDS: usize = 8;
+const STEPS: usize = 8;
+const ROUNDS: usize = 32;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -39,7 +39,8 @@ fn main() {
         core.commit_all().expect("commits");
     }
     let mut one = Duration::ZERO;
-    for rows in [1, 2, 4, 8, 16] {
+    let only = number(3, 0);
+    for rows in [1, 2, 4, 8, 16].into_iter().filter(|rows| only == 0 || only == *rows) {
         let best = (0..ROUNDS).map(|_| steps(&mut core, rows)).min().unwrap_or_default();
         if rows == 1 {
             one = best;

@@ -4,6 +4,9 @@
 //! every head. Tiles are cut by the number of a key among those its query sees, so that a row's bits do
 //! not depend on chunking; heads are independent, so that a lone row is divided among threads by heads.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
 use backend::{Act, HostKv, Pooled, Selected, SpanRows, Step, kv_row};
 use quant::TensorType;
 use quant::dot::{Acts, Kernels, Out, WeightedSum, Weights};
@@ -33,9 +36,12 @@ pub(crate) fn attend(
     let pieces = if n_rows >= 2 * threads { 1 } else { threads.min(n_heads) };
     let outs = SharedRows::new(&mut out.buf);
     let (works, kernels) = (&cpu.work.threads, cpu.kernels);
+    // Sequences are of different lengths: each thread takes the next row when it is done with one.
+    let next = AtomicUsize::new(0);
     cpu.pool.run(|thread| {
         let mut work = Work::thread(works, thread);
-        for item in part(n_rows * pieces, 1, thread, threads) {
+        let take = || Some(next.fetch_add(1, Relaxed)).filter(|item| *item < n_rows * pieces);
+        while let Some(item) = take() {
             let (r, piece) = (item / pieces, item % pieces);
             let heads = part(n_heads, 1, piece, pieces);
             let (at, len) = (r * q.cols + heads.start * dim, heads.len() * dim);
@@ -44,7 +50,7 @@ pub(crate) fn attend(
                 sinks: &keys.sinks[heads.clone()],
                 rows: Rows::new(keys, step, r),
             };
-            // SAFETY: threads have different heads of different rows.
+            // SAFETY: an item is taken once, and items are different heads of different rows.
             query.attend(kernels, unsafe { outs.get(at, len) }, &mut work);
         }
     });
@@ -146,12 +152,7 @@ fn rescale(
     (max, sum): &mut (f32, f32),
     out: &mut [f32],
 ) {
-    let scale = 1.0 / (dim as f32).sqrt();
-    let mut new = *max;
-    for s in scores.iter_mut() {
-        *s *= scale;
-        new = new.max(*s);
-    }
+    let new = kernels.scale_max(scores, 1.0 / (dim as f32).sqrt(), *max);
     if new > *max {
         let factor = (*max - new).exp();
         *sum *= factor;

@@ -37,10 +37,15 @@ pub(crate) fn plain(
     each_row(cpu.pool, &mut out.buf, cols, n_rows, |r, out| {
         let row = &x.buf[r * cols..][..cols];
         for (out, x) in out.chunks_exact_mut(group).zip(row.chunks_exact(group)) {
-            let scale = inverse_rms(kernels, x, eps);
-            out.iter_mut().zip(x).for_each(|(o, v)| *o = v * scale);
+            normalise(kernels, x, eps, out);
         }
     });
+}
+
+/// `out = x / rms(x)`.
+pub(crate) fn normalise(kernels: Kernels, x: &[f32], eps: f32, out: &mut [f32]) {
+    let scale = inverse_rms(kernels, x, eps);
+    out.iter_mut().zip(x).for_each(|(o, v)| *o = v * scale);
 }
 
 pub(crate) fn inverse_rms(kernels: Kernels, x: &[f32], eps: f32) -> f32 {

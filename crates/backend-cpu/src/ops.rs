@@ -1,8 +1,9 @@
-//! The operations, each in the file of its name. Coarse operations keep their default bodies.
+//! The operations, each in the file of its name. Coarse operations but hyper-connections keep their
+//! default bodies.
 
 use backend::{
     Act, CompressorWeights, Count, ExpertWeights, HcWeights, HostKv, Ids, Ops, PoolInput, Pooled,
-    Result, Routing, Scratch, Selected, Step,
+    Result, Routing, Scratch, Selected, SiteWeights, Step,
 };
 use model::Rope;
 
@@ -221,6 +222,18 @@ impl Ops for Cpu {
     fn add(&mut self, acc: &mut Act<Floats>, x: &Act<Floats>, step: &Step) -> Result<()> {
         swiglu::add(self.parts(), acc, x, step);
         Ok(())
+    }
+
+    fn hc_next(
+        &mut self,
+        x: &mut Act<Floats>,
+        mix: &mut Act<Floats>,
+        streams: &mut Act<Floats>,
+        y: &Act<Floats>,
+        next: &SiteWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        hyper_connection::next(self, (x, mix), (streams, y), next, step)
     }
 
     fn scratch(&mut self) -> &mut Option<Box<Scratch<Floats, Vec<u32>>>> {

@@ -51,19 +51,20 @@ pub(crate) fn each_row<T: Send>(
     n_rows: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    if n_rows <= 1 {
-        for (row, values) in values.chunks_exact_mut(cols).take(n_rows).enumerate() {
-            work(row, values);
-        }
-        return;
-    }
-    let (threads, shared) = (pool.threads(), SharedRows::new(values));
-    pool.run(|thread| {
-        for row in part(n_rows, 1, thread, threads) {
-            // SAFETY: threads have different rows.
-            work(row, unsafe { shared.get(row * cols, cols) });
-        }
+    let shared = SharedRows::new(values);
+    for_rows(pool, n_rows, |row| {
+        // SAFETY: threads have different rows.
+        work(row, unsafe { shared.get(row * cols, cols) });
     });
+}
+
+/// Calls `work(row)` for every row, divided among threads; a single row stays with the caller.
+pub(crate) fn for_rows(pool: &mut Pool, n_rows: usize, work: impl Fn(usize) + Sync) {
+    if n_rows <= 1 {
+        return (0..n_rows).for_each(work);
+    }
+    let threads = pool.threads();
+    pool.run(|thread| part(n_rows, 1, thread, threads).for_each(&work));
 }
 
 /// Rows of activations, rounded as the weights that they meet ask for.
@@ -91,12 +92,7 @@ impl<'a> Inputs<'a> {
                 // SAFETY: each row is filled once, by one thread.
                 kernels.quantize(values, &mut unsafe { shared.row(row) });
             };
-            if n_rows <= 1 {
-                (0..n_rows).for_each(fill);
-            } else {
-                let threads = pool.threads();
-                pool.run(|thread| part(n_rows, 1, thread, threads).for_each(fill));
-            }
+            for_rows(pool, n_rows, fill);
         }
     }
 

@@ -6,6 +6,7 @@ use backend::Shape;
 use quant::dot::Scratch;
 
 use crate::parallel::Rounded;
+use crate::rope_tail::Angles;
 
 /// Keys that attention and the indexer look at together.
 pub(crate) const KEY_TILE: usize = 256;
@@ -23,8 +24,7 @@ pub(crate) struct Work {
     /// Pooled rows of a compressor before they are stored, and where they go.
     pub(crate) pooled: Vec<f32>,
     pub(crate) closing: Vec<(u32, u32)>,
-    /// `[rows, rotated channels]`: cosines and sines of the rows' positions.
-    pub(crate) angles: Vec<f32>,
+    pub(crate) angles: Angles,
     /// Rounded index queries, `[rows, heads * dim]`.
     pub(crate) index_q: Vec<f32>,
 }
@@ -117,7 +117,7 @@ impl Work {
             },
             pooled: vec![0.0; n.closed * width],
             closing: Vec::with_capacity(n.closed),
-            angles: vec![0.0; n.step_rows * c.rope_dim],
+            angles: Angles::new(n.step_rows, c.rope_dim),
             index_q: vec![0.0; n.step_rows * c.indexer.n_heads * c.indexer.head_dim],
         }
     }
@@ -132,7 +132,8 @@ impl Work {
             + 4 * n.pairs * (2 * c.expert_inner + c.hidden)
             + 4 * n.closed * width
             + 8 * n.closed
-            + 4 * n.step_rows * (c.rope_dim + c.indexer.n_heads * c.indexer.head_dim)
+            + 4 * n.step_rows * c.indexer.n_heads * c.indexer.head_dim
+            + Angles::bytes(n.step_rows, c.rope_dim)
             + n.threads * ThreadWork::bytes(shape)
     }
 

@@ -1,9 +1,8 @@
 //! One KV row to bytes and back, in the layout of [`RowLayout`].
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use quant::round_trip::{
-    fp4_block_decode, fp4_block_encode, fp8_block_decode, fp8_block_encode, hadamard,
+    f16_decode, fp4_block_decode, fp4_block_encode, fp8_block_encode, fp8_decode, hadamard,
 };
 
 use crate::kv::{RowFormat, RowLayout};
@@ -33,14 +32,14 @@ pub fn decode(layout: &RowLayout, bytes: &[u8], out: &mut [f32]) {
         (_, index) => {
             let coded = layout.coded();
             let (codes, scales) = bytes.split_at(layout.code_bytes());
-            let per_block = if index { layout.block() / 2 } else { layout.block() };
-            let blocks = out[..coded].chunks_mut(layout.block()).zip(codes.chunks(per_block));
-            for ((block, codes), &scale) in blocks.zip(scales) {
-                if index {
+            if index {
+                let block = layout.block();
+                let blocks = out[..coded].chunks_mut(block).zip(codes.chunks(block / 2));
+                for ((block, codes), &scale) in blocks.zip(scales) {
                     fp4_block_decode(codes, scale, block);
-                } else {
-                    fp8_block_decode(codes, scale, block);
                 }
+            } else {
+                fp8_decode(codes, scales, layout.block(), &mut out[..coded]);
             }
             decode_tail(layout.format, &bytes[layout.tail_offset()..], &mut out[coded..]);
         }
@@ -76,14 +75,7 @@ fn encode_attention(layout: &RowLayout, x: &[f32], out: &mut [u8]) {
 
 fn decode_tail(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
     if format == RowFormat::Model {
-        // Sixteen at a time: one by one, each would be a call.
-        for (out, bytes) in out.chunks_mut(16).zip(bytes.chunks(32)) {
-            let mut halves = [f16::ZERO; 16];
-            for (half, b) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *half = f16::from_le_bytes(*b);
-            }
-            halves[..out.len()].convert_to_f32_slice(out);
-        }
+        f16_decode(&bytes[..2 * out.len()], out);
     } else {
         for (v, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
             *v = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);

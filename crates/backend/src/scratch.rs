@@ -7,8 +7,10 @@ use crate::ops::{ExpertBuffers, Ops, Routing};
 /// One buffer for each intermediate.
 #[derive(Debug)]
 pub struct Scratch<B, I> {
-    pub(crate) flat: Act<B>,
-    pub(crate) mix_logits: Act<B>,
+    /// Streams divided by their rms, `[rows, streams · hidden]`.
+    pub flat: Act<B>,
+    /// Projected mixing logits, `[rows, mix]`.
+    pub mix_logits: Act<B>,
     pub(crate) collapsed: Act<B>,
     pub(crate) q_latent_raw: Act<B>,
     pub(crate) q_raw: Act<B>,

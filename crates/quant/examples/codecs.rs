@@ -59,7 +59,7 @@ fn fp8_codes(x: &[f32]) -> Vec<u8> {
 
 fn fp8_values(codes: &[u8]) -> Vec<f32> {
     let mut values = vec![0.0; 64];
-    round_trip::fp8_block_decode(codes, 120, &mut values);
+    round_trip::fp8_decode(codes, &[120], codes.len(), &mut values);
     values
 }
 

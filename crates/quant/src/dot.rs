@@ -147,6 +147,26 @@ impl Kernels {
         unsafe { (self.isa.exp_sum)(x, max) }
     }
 
+    /// `x *= scale`; returns the largest product, or `least` if that is larger.
+    pub fn scale_max(&self, x: &mut [f32], scale: f32, least: f32) -> f32 {
+        // SAFETY: the table was listed as available.
+        unsafe { (self.isa.scale_max)(x, scale, least) }
+    }
+
+    /// `streams[k] = post[k] * y + (comb[0][k] * streams[0] + comb[1][k] * streams[1] + …)`, channel by
+    /// channel, all from the old streams.
+    ///
+    /// # Panics
+    /// When there are no streams or too many, or lengths do not go together.
+    pub fn expand(&self, last: &Expand<'_>, streams: &mut [f32]) {
+        let (n, hidden) = (last.post.len(), last.y.len());
+        assert!((1..=Expand::STREAMS_MAX).contains(&n), "{n} streams");
+        assert_eq!(streams.len(), n * hidden, "lengths of streams and output");
+        assert_eq!(last.comb.len(), n * n, "a weight for each pair of streams");
+        // SAFETY: the table was listed as available.
+        unsafe { (self.isa.expand)(last, streams) }
+    }
+
     /// `gate = scale * silu(min(gate, clamp)) * clamp(up, ±clamp)`.
     ///
     /// # Panics
@@ -179,6 +199,21 @@ impl Kernels {
         // SAFETY: the table was listed as available.
         unsafe { (self.isa.weighted_sum)(sum, out) }
     }
+}
+
+/// What enters the streams of a hyper-connection.
+pub struct Expand<'a> {
+    /// The sublayer's output.
+    pub y: &'a [f32],
+    /// How much of it each stream takes.
+    pub post: &'a [f32],
+    /// `[from, to]`: how much of each old stream each new one takes.
+    pub comb: &'a [f32],
+}
+
+impl Expand<'_> {
+    /// Streams at most; any published model has four.
+    pub const STREAMS_MAX: usize = 8;
 }
 
 /// One entry of a softmax pooling.

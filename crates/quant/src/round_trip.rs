@@ -6,6 +6,9 @@
 //! it is exact. A block that holds a NaN or an infinity gets the scale NaN, so a fault upstream
 //! stays visible instead of becoming a plausible number.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
 use crate::{
     Error,
     f4::{self, E2M1_MAX},
@@ -54,7 +57,7 @@ widest! {
 widest! {
     /// Encodes one block to E4M3 codes, one byte a value, and returns its UE8M0 scale.
     ///
-    /// [`fp8_block_decode`] of the result equals [`fp8`] bit for bit.
+    /// [`fp8_decode`] of the result equals [`fp8`] bit for bit.
     ///
     /// # Panics
     ///
@@ -70,18 +73,59 @@ widest! {
     }
 }
 
-widest! {
-    /// Decodes one block of E4M3 codes with its UE8M0 scale.
-    ///
-    /// # Panics
-    ///
-    /// When `codes` and `out` differ in length.
-    pub fn fp8_block_decode / fp8_block_decode_portable(codes: &[u8], scale: u8, out: &mut [f32]) {
-        assert_eq!(codes.len(), out.len(), "one E4M3 code a value");
+/// Decodes a row of E4M3 codes, `block` of them with each UE8M0 scale.
+///
+/// # Panics
+///
+/// When `codes` and `out` differ in length, or `block` is zero.
+pub fn fp8_decode(codes: &[u8], scales: &[u8], block: usize, out: &mut [f32]) {
+    assert_eq!(codes.len(), out.len(), "one E4M3 code a value");
+    let blocks = out.chunks_mut(block).zip(codes.chunks(block)).zip(scales);
+    for ((out, codes), &scale) in blocks {
         let scale = f8::ue8m0_decode(scale);
+        #[allow(unused_mut)] // Other architectures have no kernel of their own.
+        let mut done = 0;
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+            // SAFETY: the function needs what has just been found.
+            done = unsafe { crate::arch::x86_64::round_trip::fp8(codes, scale, out) };
+        }
+        if done < codes.len() {
+            fp8_rest(&codes[done..], scale, &mut out[done..]);
+        }
+    }
+}
+
+widest! {
+    /// Codes without a kernel.
+    fn fp8_rest / fp8_rest_portable(codes: &[u8], scale: f32, out: &mut [f32]) {
         for (v, code) in out.iter_mut().zip(codes) {
             *v = f8::decode_arithmetic(*code) * scale;
         }
+    }
+}
+
+/// Decodes little-endian half-precision numbers.
+///
+/// # Panics
+///
+/// When `bytes` is not twice as long as `out`.
+pub fn f16_decode(bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(bytes.len(), 2 * out.len(), "two bytes a value");
+    #[allow(unused_mut)] // As above.
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+        // SAFETY: the function needs what has just been found.
+        done = unsafe { crate::arch::x86_64::round_trip::f16(bytes, out) };
+    }
+    // Sixteen at a time: one by one, each would be a call.
+    for (out, bytes) in out[done..].chunks_mut(16).zip(bytes[2 * done..].chunks(32)) {
+        let mut halves = [f16::ZERO; 16];
+        for (half, b) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *half = f16::from_le_bytes(*b);
+        }
+        halves[..out.len()].convert_to_f32_slice(out);
     }
 }
 

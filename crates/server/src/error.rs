@@ -114,6 +114,10 @@ impl From<RequestError> for ApiError {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
         let message = error.to_string();
         let mut this = Self::new(status, message);
+        if let RequestError::Schema { field: Some(field), .. } = error {
+            this.message += &format!(" at `{field}`");
+            this.param = Some(field);
+        }
         if this.message.starts_with("This model's maximum context length") {
             this.code = Some("context_length_exceeded");
         }

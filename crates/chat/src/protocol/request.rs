@@ -66,7 +66,7 @@ impl Request {
             .map_err(|error| RequestError::Json { detail: error.to_string() })?;
         let Some(fields) = body.as_object_mut() else {
             let detail = format!("expected a JSON object, found {}", kind(&body));
-            return Err(RequestError::Schema { detail });
+            return Err(RequestError::Schema { field: None, detail });
         };
         let model = fields.entry("model").or_insert_with(|| options.model.as_str().into());
         let model = model.as_str().unwrap_or_default().to_owned();
@@ -191,8 +191,11 @@ fn convert<R: ProtocolRequest + DeserializeOwned>(
     body: Value,
     options: ConversionOptions,
 ) -> Result<ConversationRequest, RequestError> {
-    let request: R = serde_json::from_value(body)
-        .map_err(|error| RequestError::Schema { detail: error.to_string() })?;
+    let request: R = serde_path_to_error::deserialize(body).map_err(|error| {
+        // "." is the body itself, where a field is missing: the detail names it then.
+        let field = Some(error.path().to_string()).filter(|path| path != ".");
+        RequestError::Schema { field, detail: error.into_inner().to_string() }
+    })?;
     request.convert(options).map_err(RequestError::Refused)
 }
 
@@ -219,7 +222,9 @@ pub enum RequestError {
     /// A field is missing or of another type.
     #[error("invalid request body: {detail}")]
     Schema {
-        /// What was expected and found.
+        /// The field, as a path from the body: `messages[0].role`.
+        field: Option<String>,
+        /// What was expected and found, as DeepSeek's service says it: without the field.
         detail: String,
     },
     /// The fields contradict each other, or ask for what there is not.

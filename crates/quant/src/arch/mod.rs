@@ -8,7 +8,7 @@ pub(crate) mod aarch64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
-use crate::dot::{Acts, Out, PoolEntry, RoundedRowMut, Scratch, WeightedSum, Weights};
+use crate::dot::{Acts, Expand, Out, PoolEntry, RoundedRowMut, Scratch, WeightedSum, Weights};
 
 /// The kernels of one instruction set. Calling one is safe where [`available`] lists the table and
 /// [`Kernels`](crate::dot::Kernels) has checked the shapes.
@@ -18,6 +18,8 @@ pub(crate) struct Isa {
     pub(crate) matmul: unsafe fn(&Weights<'_>, &Acts<'_>, &mut Out<'_>, &mut Scratch),
     pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,
+    pub(crate) scale_max: unsafe fn(&mut [f32], f32, f32) -> f32,
+    pub(crate) expand: unsafe fn(&Expand<'_>, &mut [f32]),
     pub(crate) swiglu: unsafe fn(&mut [f32], &[f32], f32, f32),
     pub(crate) pool: unsafe fn(&PoolEntry<'_>, &mut [f32], &mut [f32]),
     pub(crate) weighted_sum: unsafe fn(&WeightedSum<'_>, &mut [f32]),
@@ -30,6 +32,8 @@ pub(crate) static GENERIC: Isa = Isa {
     matmul: generic::matmul,
     dot: generic::dot,
     exp_sum: vector::exp_sum,
+    scale_max: vector::scale_max,
+    expand: vector::expand,
     swiglu: vector::swiglu,
     pool: vector::pool,
     weighted_sum: vector::weighted_sum,

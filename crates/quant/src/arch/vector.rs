@@ -1,6 +1,8 @@
 //! Elementwise kernels in plain Rust. Each table compiles them for its own instructions; no sum
 //! crosses lanes but in a fixed order, so that all give the same bits.
 
+use crate::dot::Expand;
+
 /// e^x to about one unit in the last place; 0 below -87.3, infinity above 88.7.
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, and Cephes' polynomial for `e^r`.
@@ -42,6 +44,77 @@ pub(crate) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
     }
     let l = lanes;
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+}
+
+/// `x *= scale`; returns the largest product, or `least` if that is larger.
+#[inline(always)]
+pub(crate) fn scale_max(x: &mut [f32], scale: f32, least: f32) -> f32 {
+    let mut lanes = [least; 8];
+    let (groups, last) = x.as_chunks_mut::<8>();
+    for group in groups {
+        for (lane, v) in lanes.iter_mut().zip(group) {
+            *v *= scale;
+            *lane = if *v > *lane { *v } else { *lane };
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(last) {
+        *v *= scale;
+        *lane = if *v > *lane { *v } else { *lane };
+    }
+    lanes.into_iter().fold(least, f32::max)
+}
+
+/// See [`Kernels::expand`](crate::dot::Kernels::expand).
+#[inline(always)]
+pub(crate) fn expand(last: &Expand<'_>, streams: &mut [f32]) {
+    let hidden = last.y.len();
+    let mut whole = 0;
+    if last.post.len() == 4 {
+        whole = hidden - hidden % CHANNELS;
+        (0..whole).step_by(CHANNELS).for_each(|first| expand_wide::<4>(last, first, streams));
+    }
+    (whole..hidden).for_each(|i| expand_one(last, i, streams));
+}
+
+/// Channels of all streams that are in registers together.
+const CHANNELS: usize = 16;
+
+#[inline(always)]
+fn expand_wide<const N: usize>(last: &Expand<'_>, first: usize, streams: &mut [f32]) {
+    let Expand { y, post, comb } = last;
+    let hidden = y.len();
+    let mut old = [[0f32; CHANNELS]; N];
+    for (j, old) in old.iter_mut().enumerate() {
+        old.copy_from_slice(&streams[j * hidden + first..][..CHANNELS]);
+    }
+    let y = &y[first..][..CHANNELS];
+    for k in 0..N {
+        let out = &mut streams[k * hidden + first..][..CHANNELS];
+        for (i, out) in out.iter_mut().enumerate() {
+            let mut mixed = comb[k] * old[0][i];
+            for j in 1..N {
+                mixed += comb[j * N + k] * old[j][i];
+            }
+            *out = post[k] * y[i] + mixed;
+        }
+    }
+}
+
+#[inline(always)]
+fn expand_one(last: &Expand<'_>, i: usize, streams: &mut [f32]) {
+    let Expand { y, post, comb } = last;
+    let (n, hidden) = (post.len(), y.len());
+    let mut old = [0f32; Expand::STREAMS_MAX];
+    for (j, old) in old[..n].iter_mut().enumerate() {
+        *old = streams[j * hidden + i];
+    }
+    for k in 0..n {
+        let mut mixed = comb[k] * old[0];
+        for j in 1..n {
+            mixed += comb[j * n + k] * old[j];
+        }
+        streams[k * hidden + i] = post[k] * y[i] + mixed;
+    }
 }
 
 /// `gate = scale * silu(min(gate, clamp)) * clamp(up, ±clamp)`.

@@ -289,7 +289,16 @@ fn elementwise_kernels_have_the_same_bits_and_are_accurate() {
         let rows = WeightedSum { weights: &weights, stride: 17, keys: &keys, dim: 48 };
         kernels.weighted_sum(&rows, &mut out);
         let dot = kernels.dot(&x, &up);
-        (e, gate, sum, weighted, out, [total, dot])
+        let mut scaled = x.clone();
+        let largest = kernels.scale_max(&mut scaled, -0.5, 0.25);
+        // Four streams, and three; the last channels are no whole vector.
+        let mut streams = [x[..4 * 41].to_vec(), x[..3 * 41].to_vec()];
+        for streams in &mut streams {
+            let n = streams.len() / 41;
+            let (post, comb) = (&weights[..n], &weights[n..][..n * n]);
+            kernels.expand(&Expand { y: &up[..41], post, comb }, streams);
+        }
+        (e, gate, sum, weighted, out, [total, dot, largest], scaled, streams)
     };
     let want = all(Kernels::generic());
     for kernels in Kernels::available() {
@@ -301,6 +310,13 @@ fn elementwise_kernels_have_the_same_bits_and_are_accurate() {
         let (g, u) = (f64::from(x.min(10.0)), f64::from(up[i].clamp(-10.0, 10.0)));
         let exact = 0.7 * g / (1.0 + (-g).exp()) * u;
         assert!((f64::from(want.1[i]) - exact).abs() <= 1e-6 * exact.abs() + 1e-9, "swiglu {i}");
+    }
+    assert_eq!(want.5[2], want.6.iter().copied().fold(0.25, f32::max));
+    assert!(want.6.iter().zip(&x).all(|(scaled, x)| *scaled == x * -0.5));
+    for (i, k) in [(0, 0), (16, 3), (40, 2)] {
+        let comb = |j: usize| f64::from(weights[4 + 4 * j + k]) * f64::from(x[41 * j + i]);
+        let exact = f64::from(weights[k]) * f64::from(up[i]) + (0..4).map(comb).sum::<f64>();
+        assert!((f64::from(want.7[0][41 * k + i]) - exact).abs() < 1e-4, "stream {k}, channel {i}");
     }
     let exact: f64 = x.iter().map(|x| f64::from(x - 3.0).exp()).sum();
     assert!((f64::from(want.5[0]) - exact).abs() < 1e-5 * exact);

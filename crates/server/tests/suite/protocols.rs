@@ -214,3 +214,38 @@ async fn the_billing_header_does_not_bust_the_cache() {
     let cached = second["usage"]["cache_read_input_tokens"].as_u64().unwrap();
     assert_eq!(second["usage"]["input_tokens"], 1, "all but the last token: {cached}");
 }
+
+/// Where each protocol has its effort, as a path and as a body.
+fn efforts(effort: &Value) -> [(&'static str, &'static str, Value); 3] {
+    let chat = json!({"messages": user("hi"), "reasoning_effort": effort});
+    let responses = json!({"input": "hi", "reasoning": {"effort": effort}});
+    let output = json!({"effort": effort});
+    let messages = json!({"messages": user("hi"), "max_tokens": 9, "output_config": output});
+    [
+        ("/v1/chat/completions", "reasoning_effort", chat),
+        ("/v1/responses", "reasoning.effort", responses),
+        ("/v1/messages", "output_config.effort", messages),
+    ]
+}
+
+#[tokio::test]
+async fn every_effort_is_taken_or_refused_by_name() {
+    let server = serve(&["</think>yes"]);
+    for effort in ["none", "minimal", "low", "medium", "high", "xhigh", "ultra", "max"] {
+        for (path, _, body) in efforts(&effort.into()) {
+            let (status, body) = server.post(path, body).await;
+            assert_eq!(status, 200, "{path}, {effort}: {body}");
+        }
+    }
+    for effort in [json!("HIGH"), json!("auto"), json!(""), json!(3), json!(["high"])] {
+        for (path, field, body) in efforts(&effort) {
+            let (status, body) = server.post(path, body).await;
+            assert_eq!(status, 400, "{path}, {effort}: {body}");
+            let message = body["error"]["message"].as_str().unwrap();
+            assert!(message.ends_with(&format!("at `{field}`")), "{path}, {effort}: {message}");
+            if path != "/v1/messages" {
+                assert_eq!(body["error"]["param"], field);
+            }
+        }
+    }
+}

@@ -28,6 +28,8 @@ static NEON: Isa = Isa {
     matmul: matmul_neon,
     dot: float::dot,
     exp_sum: vector::exp_sum,
+    scale_max: vector::scale_max,
+    expand: vector::expand,
     swiglu: vector::swiglu,
     pool: vector::pool,
     weighted_sum: vector::weighted_sum,

@@ -1,8 +1,11 @@
 //! Weights stored as floats, and plain float vectors; every other format is decoded first.
+//!
+//! Every output has eight sums side by side in one vector of 256 bits, as the law says. Wider vectors would
+//! hold no more sums of an output; what AVX-512 adds is twice as many registers.
 
 use std::arch::x86_64::*;
 
-use super::lanes::reduce;
+use super::lanes::{reduce, reduce_each};
 use crate::TensorType;
 use crate::arch::generic;
 use crate::dot::{Acts, Out, Weights};
@@ -15,14 +18,30 @@ pub(super) unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>)
             TensorType::F32 => rows::<F32>(w, acts, out),
             TensorType::F16 => rows::<F16>(w, acts, out),
             TensorType::BF16 => rows::<Bf16>(w, acts, out),
-            ty => {
-                for r in 0..w.rows() {
-                    for n in 0..out.rows() {
-                        let y = generic::dot_decoded(ty, w.row(r), acts.f32_row(n));
-                        out.part(n, r, 1)[0] = y;
-                    }
-                }
-            }
+            ty => decoded(ty, w, acts, out),
+        }
+    }
+}
+
+/// As [`matmul`], with the 32 registers of AVX-512.
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn matmul_wide(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
+    // SAFETY: as above.
+    unsafe {
+        match w.ty() {
+            TensorType::F32 => rows_wide::<F32>(w, acts, out),
+            TensorType::F16 => rows_wide::<F16>(w, acts, out),
+            TensorType::BF16 => rows_wide::<Bf16>(w, acts, out),
+            ty => decoded(ty, w, acts, out),
+        }
+    }
+}
+
+/// Formats without a kernel.
+fn decoded(ty: TensorType, w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
+    for r in 0..w.rows() {
+        for n in 0..out.rows() {
+            out.part(n, r, 1)[0] = generic::dot_decoded(ty, w.row(r), acts.f32_row(n));
         }
     }
 }
@@ -113,70 +132,131 @@ unsafe fn rows<F: Float>(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
     }
 }
 
-/// `R` weight rows from `r` times `N` activation rows from `n`; returns `N`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<F: Float, const R: usize, const N: usize>(
-    w: &Weights<'_>,
-    acts: &Acts<'_>,
-    (r, n): (usize, usize),
-    out: &mut Out<'_>,
-) -> usize {
-    // No closures: the compiler does not inline them into a function with these features.
-    let (mut rows, mut near) = ([w.row(r).as_ptr(); R], [acts.f32_row(n); N]);
-    for (i, row) in rows.iter_mut().enumerate() {
-        *row = w.row(r + i).as_ptr();
+/// As [`rows`]: eight weight rows times up to three activation rows, 24 sums in registers.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
+unsafe fn rows_wide<F: Float>(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
+    if w.rows() < TALL {
+        // SAFETY: the caller's operands.
+        return unsafe { rows::<F>(w, acts, out) };
     }
-    for (i, row) in near.iter_mut().enumerate() {
-        *row = acts.f32_row(n + i);
-    }
-    let mut acc = [[_mm256_setzero_ps(); R]; N];
-    let mut weights = [_mm256_setzero_ps(); R];
-    let cols = w.cols();
-    for k in (0..cols - cols % 8).step_by(8) {
-        let at = k * F::BYTES;
-        if N == 1 && at.is_multiple_of(64) {
-            // The rows that come next, past the end for the last ones, which does nothing.
-            for row in rows {
-                let next = row.wrapping_add(R * w.row_bytes() + at);
-                _mm_prefetch::<_MM_HINT_T1>(next.cast());
-            }
-        }
-        // SAFETY: eight more columns exist in every row.
-        unsafe {
-            for j in 0..R {
-                weights[j] = F::load(rows[j].add(at));
-            }
-            for i in 0..N {
-                let act = _mm256_loadu_ps(near[i].as_ptr().add(k));
-                for j in 0..R {
-                    acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
+    let near = (NEAR / w.cols().max(1)).clamp(6, 96) / 6 * 6;
+    for first in (0..out.rows()).step_by(near) {
+        let end = out.rows().min(first + near);
+        for r in (0..w.rows()).step_by(TALL) {
+            // The last rows may be computed twice, to the same bits.
+            let r = r.min(w.rows() - TALL);
+            let mut n = first;
+            while n < end {
+                // SAFETY: the tile lies in both matrices.
+                unsafe {
+                    n += match end - n {
+                        1 => tile_wide::<F, TALL, 1>(w, acts, (r, n), out),
+                        2 | 4 => tile_wide::<F, TALL, 2>(w, acts, (r, n), out),
+                        _ => tile_wide::<F, TALL, 3>(w, acts, (r, n), out),
+                    };
                 }
             }
         }
     }
-    if !cols.is_multiple_of(8) {
-        let k = cols - cols % 8;
-        // SAFETY: the last columns are copied into zeros before they are loaded.
-        unsafe {
-            for j in 0..R {
-                weights[j] = last::<F>(rows[j].add(k * F::BYTES), cols - k);
-            }
-            for i in 0..N {
-                let act = last_acts(&near[i][k..]);
-                for j in 0..R {
-                    acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
-                }
-            }
-        }
-    }
-    for i in 0..N {
-        for j in 0..R {
-            out.part(n + i, r + j, 1)[0] = reduce(acc[i][j]);
-        }
-    }
-    N
 }
+
+/// Weight rows of the tallest tile, whose sums are reduced together.
+const TALL: usize = 8;
+
+/// A tile's code, once for each set of registers: it is not inlined.
+macro_rules! tile {
+    ($name:ident, $features:literal) => {
+        /// `R` weight rows from `r` times `N` activation rows from `n`; returns `N`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $name<F: Float, const R: usize, const N: usize>(
+            w: &Weights<'_>,
+            acts: &Acts<'_>,
+            (r, n): (usize, usize),
+            out: &mut Out<'_>,
+        ) -> usize {
+            // No closures: the compiler does not inline them into a function with these features.
+            let (mut rows, mut near) = ([w.row(r).as_ptr(); R], [acts.f32_row(n); N]);
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = w.row(r + i).as_ptr();
+            }
+            for (i, row) in near.iter_mut().enumerate() {
+                *row = acts.f32_row(n + i);
+            }
+            let mut acc = [[_mm256_setzero_ps(); R]; N];
+            let (mut weights, mut lanes) = ([_mm256_setzero_ps(); R], [_mm256_setzero_ps(); N]);
+            let cols = w.cols();
+            for k in (0..cols - cols % 8).step_by(8) {
+                let at = k * F::BYTES;
+                if N == 1 && at.is_multiple_of(64) {
+                    // The rows that come next, past the end for the last ones, which does nothing.
+                    for row in rows {
+                        let next = row.wrapping_add(R * w.row_bytes() + at);
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    }
+                }
+                // SAFETY: eight more columns exist in every row.
+                unsafe {
+                    if R * N + R >= 32 {
+                        // Sums and weights together would fill the registers.
+                        for i in 0..N {
+                            lanes[i] = _mm256_loadu_ps(near[i].as_ptr().add(k));
+                        }
+                        for j in 0..R {
+                            let weight = F::load(rows[j].add(at));
+                            for i in 0..N {
+                                acc[i][j] = _mm256_fmadd_ps(weight, lanes[i], acc[i][j]);
+                            }
+                        }
+                        continue;
+                    }
+                    for j in 0..R {
+                        weights[j] = F::load(rows[j].add(at));
+                    }
+                    for i in 0..N {
+                        let act = _mm256_loadu_ps(near[i].as_ptr().add(k));
+                        for j in 0..R {
+                            acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
+                        }
+                    }
+                }
+            }
+            if !cols.is_multiple_of(8) {
+                let k = cols - cols % 8;
+                // SAFETY: the last columns are copied into zeros before they are loaded.
+                unsafe {
+                    for j in 0..R {
+                        weights[j] = last::<F>(rows[j].add(k * F::BYTES), cols - k);
+                    }
+                    for i in 0..N {
+                        let act = last_acts(&near[i][k..]);
+                        for j in 0..R {
+                            acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
+                        }
+                    }
+                }
+            }
+            for i in 0..N {
+                if R == TALL {
+                    let mut sums = [_mm256_setzero_ps(); TALL];
+                    sums.copy_from_slice(&acc[i]);
+                    let y = out.part(n + i, r, TALL);
+                    // SAFETY: the slice has eight floats.
+                    unsafe { _mm256_storeu_ps(y.as_mut_ptr(), reduce_each(&sums)) };
+                } else {
+                    for j in 0..R {
+                        out.part(n + i, r + j, 1)[0] = reduce(acc[i][j]);
+                    }
+                }
+            }
+            N
+        }
+    };
+}
+
+tile!(tile, "avx2,fma,f16c");
+tile!(tile_wide, "avx512f,avx512vl,avx2,fma,f16c");
 
 /// Fewer than eight numbers, then zeros.
 #[inline]

@@ -11,6 +11,8 @@ use super::formats::{Format, Header};
 use super::lanes::transpose;
 use crate::dot::{Line, Out, PANEL_COLS, PANEL_ROWS, RoundedRows, Scratch, Weights, picked};
 
+/// Up to so many activation rows are few: unpacking weights takes longer than their products.
+pub(super) const FEW_ROWS: usize = 16;
 /// Rows side by side in a panel.
 pub(super) const SIDE: usize = 16;
 
@@ -35,9 +37,12 @@ impl Panel {
         }
     }
 
-    /// Asks for a share of the panel that comes next: for all of it when the parts of `0..n` have been named. Rows
+    /// Asks for a share of the panel that comes next, where a panel's products take long: for all of it when the parts of `0..n` have been named. Rows
     /// of a panel are too short for the processor to see where they go.
     pub(super) fn fetch_next(&self, w: &Weights<'_>, part: Range<usize>, n: usize) {
+        if n <= FEW_ROWS {
+            return;
+        }
         let mut next = Self { first_col: self.first_col + self.cols, ..*self };
         if next.first_col == w.cols() {
             next = Self { first_row: self.first_row + self.rows, first_col: 0, ..*self };
@@ -60,6 +65,21 @@ impl Panel {
         std::array::from_fn(|r| if r < 8 { low[r] } else { high[r - 8] })
     }
 
+    /// Asks for a part of the 16 rows that are unpacked after those of `side`, if the panel is as wide as the
+    /// matrix, so that rows lie side by side. Requests past the end do nothing.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn fetch_side(&self, w: &Weights<'_>, side: usize, bytes: Range<usize>) {
+        if self.cols < w.cols() {
+            return;
+        }
+        let next = w.row(self.first_row + side * SIDE).as_ptr();
+        let next = next.wrapping_add(SIDE * w.row_bytes());
+        for at in bytes.step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(at).cast());
+        }
+    }
+
     /// Pointers to eight of the panel's rows at its first block; the last row stands in past the end.
     pub(super) fn eight(&self, w: &Weights<'_>, side: usize, half: usize) -> [*const u8; 8] {
         let skip = self.first_col / w.ty().block_len() * w.ty().block_bytes();
@@ -79,9 +99,9 @@ pub(super) struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Where the tile's rows lie.
+    /// Where the tile's rows lie; the last one in use stands in past the end.
     pub(super) fn rows<const N: usize>(&self) -> [usize; N] {
-        std::array::from_fn(|i| picked(self.index, self.n + i))
+        std::array::from_fn(|i| picked(self.index, (self.n + i).min(self.n_rows - 1)))
     }
 
     /// Where the following rows lie, to be fetched ahead; the last one stands in past the end.
@@ -207,6 +227,8 @@ pub(super) unsafe fn pack<F: Format>(w: &Weights<'_>, panel: &Panel, scratch: &m
             let rows = panel.eight(w, side, half);
             for b in 0..n_blocks {
                 let at = side * n_blocks + b;
+                let next = 2 * b + half;
+                panel.fetch_side(w, side, next * 8 * F::BYTES..(next + 1) * 8 * F::BYTES);
                 // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of
                 // which the buffers hold `PANEL_ROWS / 16 * PANEL_COLS / LEN`.
                 unsafe {

@@ -91,6 +91,30 @@ pub(super) fn reduce(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
+/// [`reduce`] of eight vectors, a lane each.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn reduce_each(v: &[__m256; 8]) -> __m256 {
+    // Lanes 0 to 3 and 4 to 7 of vector `i` meet lane by lane, beside those of vector `i + 1`.
+    let mut fours = [_mm256_setzero_ps(); 4];
+    for (i, four) in fours.iter_mut().enumerate() {
+        let (a, b) = (v[2 * i], v[2 * i + 1]);
+        let low = _mm256_permute2f128_ps::<0x20>(a, b);
+        *four = _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b));
+    }
+    // Then the first and the second two of every four; each half holds every other vector's.
+    let mut twos = [_mm256_setzero_ps(); 2];
+    for (i, two) in twos.iter_mut().enumerate() {
+        let (a, b) = (_mm256_castps_pd(fours[2 * i]), _mm256_castps_pd(fours[2 * i + 1]));
+        let low = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+        *two = _mm256_add_ps(low, _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+    }
+    let even = _mm256_shuffle_ps::<0x88>(twos[0], twos[1]);
+    let sums = _mm256_add_ps(even, _mm256_shuffle_ps::<0xDD>(twos[0], twos[1]));
+    // Vectors 0, 2, 4, 6, 1, 3, 5, 7.
+    _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+}
+
 /// Even and odd bytes, widened to words.
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -10,6 +10,7 @@ mod gemv;
 mod gemv_iq2_xxs;
 mod lanes;
 mod quantize;
+pub(crate) mod round_trip;
 mod vnni;
 
 use std::arch::x86_64::__cpuid;
@@ -17,7 +18,7 @@ use std::arch::x86_64::__cpuid;
 use super::Isa;
 use crate::TensorType;
 use crate::arch::vector;
-use crate::dot::{Acts, Out, PoolEntry, Scratch, WeightedSum, Weights};
+use crate::dot::{Acts, Expand, Out, PoolEntry, Scratch, WeightedSum, Weights};
 use formats::{Iq2Xxs, Mxfp4, Q2K, Q2KFolded, Q4K, Q6K};
 
 static AVX2: Isa = Isa {
@@ -26,6 +27,8 @@ static AVX2: Isa = Isa {
     matmul,
     dot: float::dot,
     exp_sum,
+    scale_max,
+    expand,
     swiglu,
     pool,
     weighted_sum,
@@ -53,7 +56,9 @@ pub(super) fn available() -> Vec<&'static Isa> {
     if avx2 {
         tables.push(&AVX2);
     }
-    let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bw");
     if avx2 && avx512 && is_x86_feature_detected!("avx512vnni") {
         tables.push(&VNNI);
         if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("gfni") {
@@ -109,10 +114,12 @@ unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &
 }
 
 /// One or two activation rows wait for memory whatever the instructions, so AVX2 serves them.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni,avx2,fma,f16c")]
 unsafe fn matmul_vnni(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &mut Scratch) {
     let (rows, index) = match *acts {
         Acts::Rounded { rows, index } if out.rows() >= GEMM_ROWS => (rows, index),
+        // SAFETY: this function has the features that that one needs.
+        Acts::F32 { .. } => return unsafe { float::matmul_wide(w, acts, out) },
         // SAFETY: AVX2 is among this function's features.
         _ => return unsafe { matmul(w, acts, out, scratch) },
     };
@@ -148,6 +155,16 @@ unsafe fn matmul_vnni(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scrat
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn exp_sum(x: &mut [f32], max: f32) -> f32 {
     vector::exp_sum(x, max)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scale_max(x: &mut [f32], scale: f32, least: f32) -> f32 {
+    vector::scale_max(x, scale, least)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn expand(last: &Expand<'_>, streams: &mut [f32]) {
+    vector::expand(last, streams);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -4,12 +4,27 @@
 use std::arch::x86_64::*;
 
 use super::formats::Format;
-use super::gemm::{self, Panel, SIDE, Tile, bytes_of, for_tiles, gather};
+use super::gemm::{self, Panel, SIDE, Tile, bytes_of, gather};
 use super::lanes::gather_f16;
 use crate::dot::{Out, PANEL_COLS, RoundedRows, Scratch, Weights};
 
-/// Activation rows that are multiplied together: sums and accumulators of eight take half the registers.
-pub(super) const TILES: [usize; 3] = [8, 4, 1];
+/// Cuts `n_rows` activation rows into tiles of eight, four and one: calls `visit(first, length)`. Sums and
+/// accumulators of eight take half the registers.
+///
+/// Products of up to four rows wait for each other's sums and take the same time, those of eight take twice
+/// as long, so a tile may be larger than its rows: the last row stands in for those past the end.
+pub(super) fn for_tiles(n_rows: usize, mut visit: impl FnMut(usize, usize)) {
+    let mut n = 0;
+    while n < n_rows {
+        let len = match n_rows - n {
+            1 => 1,
+            2..=4 => 4,
+            _ => 8,
+        };
+        visit(n, len);
+        n += len;
+    }
+}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn q8_0(
@@ -24,8 +39,8 @@ pub(super) unsafe fn q8_0(
         // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
         unsafe {
             pack_q8_0(w, &panel, scratch);
-            for_tiles(n_rows, TILES, |n, len| {
-                panel.fetch_next(w, n..n + len, n_rows);
+            for_tiles(n_rows, |n, len| {
+                panel.fetch_next(w, n..(n + len).min(n_rows), n_rows);
                 let tile = Tile { index, n, n_rows };
                 match len {
                     8 => multiply_q8_0::<8>(&panel, acts, tile, out, scratch),
@@ -55,8 +70,8 @@ pub(super) unsafe fn blocks<F: Format, const TURNED: bool>(
         // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
         unsafe {
             pack(w, &panel, scratch);
-            for_tiles(n_rows, TILES, |n, len| {
-                panel.fetch_next(w, n..n + len, n_rows);
+            for_tiles(n_rows, |n, len| {
+                panel.fetch_next(w, n..(n + len).min(n_rows), n_rows);
                 let tile = Tile { index, n, n_rows };
                 match len {
                     8 => multiply::<F, TURNED, 8>(&panel, acts, tile, out, scratch),
@@ -104,6 +119,7 @@ unsafe fn pack_q8_0(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch) {
         for b in 0..n_blocks {
             let at = side * n_blocks + b;
             let mut rows = [_mm512_setzero_si512(); 8];
+            panel.fetch_side(w, side, b * SIDE * BYTES..(b + 1) * SIDE * BYTES);
             // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of which the
             // buffers hold `PANEL_ROWS / 16 * PANEL_COLS / 32`.
             unsafe {
@@ -371,7 +387,8 @@ impl<const N: usize> Sums<N> {
         let mut sums = [_mm512_setzero_ps(); N];
         if panel.first_col > 0 {
             let (col, len) = columns(panel, side);
-            for (i, sum) in sums.iter_mut().enumerate() {
+            let n_rows = out.rows() - n;
+            for (i, sum) in sums.iter_mut().enumerate().take(n_rows) {
                 let values = out.part(n + i, col, len);
                 // SAFETY: the mask has as many lanes as the slice has floats.
                 *sum = unsafe { _mm512_maskz_loadu_ps(lanes(len), values.as_ptr()) };
@@ -384,7 +401,8 @@ impl<const N: usize> Sums<N> {
     #[target_feature(enable = "avx512f")]
     pub(super) fn store(&self, panel: &Panel, side: usize, out: &mut Out<'_>, n: usize) {
         let (col, len) = columns(panel, side);
-        for (i, sum) in self.0.iter().enumerate() {
+        let n_rows = out.rows() - n;
+        for (i, sum) in self.0.iter().enumerate().take(n_rows) {
             let values = out.part(n + i, col, len);
             // SAFETY: the mask has as many lanes as the slice has floats.
             unsafe { _mm512_mask_storeu_ps(values.as_mut_ptr(), lanes(len), *sum) };

@@ -13,9 +13,9 @@
 
 use std::arch::x86_64::*;
 
-use crate::arch::x86_64::gemm::{Panel, SIDE, Tile, bytes_of, for_tiles};
+use crate::arch::x86_64::gemm::{FEW_ROWS, Panel, SIDE, Tile, bytes_of};
 use crate::arch::x86_64::lanes::gather_f16;
-use crate::arch::x86_64::vnni::{Sums, TILES, fetch, transpose};
+use crate::arch::x86_64::vnni::{self, Sums, fetch, for_tiles, transpose};
 use crate::dot::{Out, PANEL_COLS, PANEL_ROWS, RoundedRows, Scratch, Weights};
 
 const BYTES: usize = 34;
@@ -35,12 +35,17 @@ pub(super) unsafe fn q8_0(
     scratch: &mut Scratch,
 ) {
     let n_rows = out.rows();
+    // For these it does not pay to unpack weights to words.
+    if n_rows <= FEW_ROWS {
+        // SAFETY: promised by the caller.
+        return unsafe { vnni::q8_0(w, acts, index, out, scratch) };
+    }
     Panel::each(w, |panel| {
         // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
         unsafe {
             pack(w, &panel, scratch);
-            for_tiles(n_rows, TILES, |n, len| {
-                panel.fetch_next(w, n..n + len, n_rows);
+            for_tiles(n_rows, |n, len| {
+                panel.fetch_next(w, n..(n + len).min(n_rows), n_rows);
                 let tile = Tile { index, n, n_rows };
                 match len {
                     8 => multiply::<8>(&panel, acts, tile, out, scratch),

@@ -1,0 +1,58 @@
+//! Stored KV rows as floats.
+
+use std::arch::x86_64::*;
+
+/// E4M3 codes times `scale`; returns how many were decoded: whole sixteens.
+///
+/// A code's exponent and mantissa are those of a half-precision number 2^-8 times its value, subnormals
+/// included; only NaN has another code.
+///
+/// # Panics
+/// When `out` is shorter than `codes`.
+#[target_feature(enable = "avx2,f16c")]
+pub(crate) fn fp8(codes: &[u8], scale: f32, out: &mut [f32]) -> usize {
+    let (groups, rest) = codes.as_chunks::<16>();
+    let (outs, _) = out[..codes.len()].as_chunks_mut::<16>();
+    let (magnitude, nan) = (_mm256_set1_epi16(0x7F), _mm256_set1_epi16(0x7E00));
+    for (codes, out) in groups.iter().zip(outs) {
+        // SAFETY: the array has 16 bytes.
+        let codes = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(codes.as_ptr().cast()) });
+        let bits = _mm256_and_si256(codes, magnitude);
+        let is_nan = _mm256_cmpeq_epi16(bits, magnitude);
+        let half = _mm256_blendv_epi8(_mm256_slli_epi16::<7>(bits), nan, is_nan);
+        let sign = _mm256_slli_epi16::<8>(_mm256_andnot_si256(magnitude, codes));
+        store(_mm256_or_si256(half, sign), [256.0, scale], out);
+    }
+    codes.len() - rest.len()
+}
+
+/// Half-precision numbers; returns how many were decoded: whole sixteens.
+///
+/// # Panics
+/// When `out` is shorter than the numbers.
+#[target_feature(enable = "avx2,f16c")]
+pub(crate) fn f16(bytes: &[u8], out: &mut [f32]) -> usize {
+    let (groups, rest) = bytes.as_chunks::<32>();
+    let (outs, _) = out[..bytes.len() / 2].as_chunks_mut::<16>();
+    for (bytes, out) in groups.iter().zip(outs) {
+        // SAFETY: the array has 32 bytes.
+        let half = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
+        store(half, [1.0, 1.0], out);
+    }
+    (bytes.len() - rest.len()) / 2
+}
+
+/// Sixteen halves times both factors in turn.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn store(half: __m256i, factors: [f32; 2], out: &mut [f32; 16]) {
+    let halves = [_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)];
+    for (out, half) in out.as_chunks_mut::<8>().0.iter_mut().zip(halves) {
+        let mut y = _mm256_cvtph_ps(half);
+        for factor in factors {
+            y = _mm256_mul_ps(y, _mm256_set1_ps(factor));
+        }
+        // SAFETY: the array has eight floats.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), y) };
+    }
+}
