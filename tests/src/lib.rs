@@ -2,6 +2,7 @@
 //! on every backend.
 
 pub mod laws;
+pub mod tiny;
 
 use backend::Ops;
 use engine::{Core, Feed, Options, RowFormat, Wanted, argmax};
@@ -127,7 +128,8 @@ pub struct Run<'a> {
 }
 
 /// Runs every golden prompt of a variant and compares its last logits, and the greedy tokens of
-/// the exact variant. `tolerance` gives the largest and the rms difference for a prompt length.
+/// the exact variant. `tolerance` gives the largest and the rms difference for a prompt length. The
+/// largest differences found.
 ///
 /// # Panics
 /// When a difference is larger.
@@ -136,9 +138,9 @@ pub fn check<B: Ops>(
     what: &Run<'_>,
     tolerance: &dyn Fn(usize) -> (f32, f32),
     make: &dyn Fn() -> B,
-) {
+) -> (f32, f32) {
     let model = Model::new(what.config, what.scheme);
-    let mut compared = 0;
+    let (mut compared, mut worst) = (0, (0.0f32, 0.0f32));
     for n in [1, 3, 17, 130, 300, 700] {
         let key = format!("{}/{n}", what.variant);
         if !golden.contains(&format!("{key}/logits")) {
@@ -150,7 +152,6 @@ pub fn check<B: Ops>(
         let logits = run(&mut core, &ids(&format!("tokens/{n}")), what.chunk);
         let (max, rms) = distance(&logits, &golden.f32(&format!("{key}/logits")).1);
         let label = format!("{} {key}: max {max}, rms {rms}", what.config.name);
-        println!("{label}");
         let (max_allowed, rms_allowed) = tolerance(n);
         assert!(max <= max_allowed && rms <= rms_allowed, "{label}");
         if what.variant == "exact" {
@@ -159,6 +160,8 @@ pub fn check<B: Ops>(
             assert_eq!(greedy(&mut core, last, want.len()), want, "{label}");
         }
         compared += 1;
+        worst = (worst.0.max(max), worst.1.max(rms));
     }
     assert!(compared > 0, "no golden runs called {}", what.variant);
+    worst
 }

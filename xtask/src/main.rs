@@ -1,6 +1,8 @@
 //! Developer commands: `cargo xtask COMMAND`. One file a command.
 
+mod ask;
 mod cross;
+mod device;
 mod draft;
 mod e2e;
 mod generate;
@@ -19,6 +21,8 @@ use clap::Parser;
 enum Command {
     /// Build and test for 64-bit Arm under an emulator, type-check for macOS
     Cross(cross::Args),
+    /// Check everything that a GPU computes; under `compute-sanitizer` too
+    Device(device::Args),
     /// Measure what drafting with the MTP block gives
     Draft(draft::Args),
     /// Run real clients and agents against the server
@@ -38,6 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Cross(args) => args.run(),
+        Command::Device(args) => args.run(),
         Command::Draft(args) => args.run(),
         Command::E2e(args) => args.run(),
         Command::Generate(args) => args.run(),

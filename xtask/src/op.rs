@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 /// Which backend is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum BackendArg {
+pub(crate) enum BackendArg {
     /// Threads and vector instructions
     Cpu,
     /// The first CUDA device

@@ -12,7 +12,7 @@ use crate::step::Mirror;
 use crate::weight::Weight;
 use crate::{
     Cuda, Prepared, attend, attention, hyper_connection, index_top_k, matmul, mixture, rope_tail,
-    site,
+    sample, site,
 };
 
 /// Rows of a step: blocks in a grid's second dimension.
@@ -42,6 +42,7 @@ impl Device for Cuda {
             + mixture::Workspace::bytes(shape)
             + site::Workspace::bytes(shape)
             + index_top_k::Workspace::bytes(&self.gpu, shape)
+            + sample::Workspace::bytes(shape)
             + Kv::overhead(shape.config.n_layers() + 1, shape.limits.n_slots)
     }
 
@@ -72,6 +73,7 @@ impl Device for Cuda {
             mixture: mixture::Workspace::new(&self.gpu, shape)?,
             site: site::Workspace::new(&self.gpu, shape)?,
             index: index_top_k::Workspace::new(&self.gpu, shape)?,
+            sample: sample::Workspace::new(&self.gpu, shape)?,
         });
         Ok(())
     }
@@ -90,6 +92,16 @@ impl Device for Cuda {
 
     fn load_vector(&mut self, tensor: &HostTensor) -> Result<Weight> {
         Weight::vector(&self.gpu, tensor)
+    }
+
+    fn ready(&mut self) -> Result<()> {
+        self.gpu.settled()?.ready()
+    }
+
+    fn rehearsal(&self) -> &'static [usize] {
+        // A short prompt and a longer one take other kernels than a token, and a token's step is
+        // recorded the second time it is computed. The emulator has nothing to load.
+        if self.gpu.has_ptx() { &[1, 1, 20, 100] } else { &[] }
     }
 
     fn write(&mut self, dst: &mut Act<Buffer>, first: usize, src: &[f32]) -> Result<()> {

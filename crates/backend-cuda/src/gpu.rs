@@ -129,11 +129,7 @@ impl Gpu {
         if launch.grid.contains(&0) {
             return Ok(());
         }
-        // SAFETY: `Args` promises plain bytes without padding; the slice lives as long as `args`.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(args).cast::<u8>(), size_of::<A>())
-        };
-        self.recorder.borrow_mut().launch(&*self.driver, kernel, launch, bytes)
+        self.recorder.borrow_mut().launch(&*self.driver, kernel, launch, args_bytes(args))
     }
 
     /// Begins a step whose launches depend on `key` and on addresses alone. `None`: a step that is
@@ -153,6 +149,12 @@ impl Gpu {
     fn settle(&self) -> Result<()> {
         self.recorder.borrow_mut().settle(&*self.driver)
     }
+}
+
+/// A kernel's parameter as the driver takes it.
+pub(crate) fn args_bytes<A: Args>(args: &A) -> &[u8] {
+    // SAFETY: `Args` promises plain bytes without padding; the slice lives as long as `args`.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(args).cast::<u8>(), size_of::<A>()) }
 }
 
 /// Everything about a step, beside addresses, that its launches depend on.

@@ -42,6 +42,16 @@ impl Kernels {
         ))
     }
 
+    /// Modules whose code is in this binary for the device.
+    pub(crate) fn embedded(&self) -> Vec<&'static str> {
+        match self {
+            Self::Embedded(arch) => {
+                COMPILED.iter().filter(|(a, _, _)| a == arch).map(|(_, stem, _)| *stem).collect()
+            }
+            Self::Compiled(_) => Vec::new(),
+        }
+    }
+
     /// The module's code.
     pub(crate) fn image(&self, module: &str) -> Result<Cow<'static, [u8]>, String> {
         match self {

@@ -24,9 +24,11 @@ mod ops;
 mod projections;
 mod rope_tail;
 mod route;
+mod sample;
 mod site;
 mod step;
 mod swiglu;
+mod upload;
 mod weight;
 
 use std::sync::Arc;
@@ -63,6 +65,7 @@ struct Prepared {
     mixture: mixture::Workspace,
     site: site::Workspace,
     index: index_top_k::Workspace,
+    sample: sample::Workspace,
 }
 
 impl Cuda {

@@ -1,7 +1,7 @@
 //! The operations, each in the file of its name.
 
 use backend::{
-    Act, AttentionBuffers, AttentionWeights, AttentionWork, CompressorWeights, Count,
+    Act, AttentionBuffers, AttentionWeights, AttentionWork, CompressorWeights, Count, Draw,
     ExpertWeights, HcWeights, HeadWeights, Ids, MoeWeights, Ops, PoolInput, Pooled, Result,
     Routing, Scratch, Selected, SiteWeights, Step, defaults,
 };
@@ -17,7 +17,7 @@ use crate::route::Choice;
 use crate::weight::Weight;
 use crate::{
     Cuda, FEW_ROWS, attend, compress, embed, hyper_connection, index_top_k, matmul, mixture, norm,
-    projections, rope_tail, route, site, swiglu,
+    projections, rope_tail, route, sample, site, swiglu,
 };
 
 impl Ops for Cuda {
@@ -347,6 +347,21 @@ impl Ops for Cuda {
             return defaults::moe(self, y, x, w, step);
         }
         mixture::moe(&self.parts(), y, x, w, step.rows.len())
+    }
+
+    fn samples(&self) -> bool {
+        true
+    }
+
+    fn sample(
+        &mut self,
+        logits: &Act<Buffer>,
+        draws: &[(u32, Draw)],
+        tokens: &mut [u32],
+    ) -> Result<()> {
+        // Forgetting `prepare` is a programmer's error.
+        let Some(prepared) = &self.prepared else { panic!("prepare comes first") };
+        sample::sample(&self.gpu, &prepared.sample, logits, draws, tokens)
     }
 
     fn scratch(&mut self) -> &mut Option<Box<Scratch<Buffer, Buffer>>> {

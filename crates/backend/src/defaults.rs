@@ -6,6 +6,7 @@ use model::LayerKind;
 use crate::device::Act;
 use crate::error::Result;
 use crate::ops::{AttentionBuffers, AttentionWork, Ops, Pooled, Selected};
+use crate::sampler::{Draw, Sampler};
 use crate::scratch::with_scratch;
 use crate::step::{Count, Step};
 use crate::weights::{AttentionWeights, HeadWeights, MoeWeights, RouterWeights, SiteWeights};
@@ -180,4 +181,23 @@ pub fn head<D: Ops>(
         be.rms_norm(&mut s.head_x, &s.head_collapsed, &w.norm, step, count)?;
         be.matmul(logits, &s.head_x, output, step, count)
     })
+}
+
+/// See [`Ops::sample`]. Reads each row and chooses on the host.
+///
+/// # Errors
+/// The backend's.
+pub fn sample<B: Ops>(
+    be: &mut B,
+    logits: &Act<B::Buf>,
+    draws: &[(u32, Draw)],
+    tokens: &mut [u32],
+) -> Result<()> {
+    let mut sampler = Sampler::new(logits.cols);
+    let mut row = vec![0.0; logits.cols];
+    for ((i, draw), token) in draws.iter().zip(tokens) {
+        be.read(logits, *i as usize, &mut row)?;
+        *token = sampler.draw(&row, draw);
+    }
+    Ok(())
 }

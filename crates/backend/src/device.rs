@@ -137,6 +137,21 @@ pub trait Device {
         Ok(loaded.try_into().unwrap_or_else(|_| unreachable!("one weight per tensor")))
     }
 
+    /// Everything is loaded and allocated: gives back what only loading needed, and makes ready what a
+    /// first step would wait for.
+    ///
+    /// # Errors
+    /// The device is lost.
+    fn ready(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Rows of steps that an engine computes and forgets before its first, in this order, so that what
+    /// is made at first use is there.
+    fn rehearsal(&self) -> &'static [usize] {
+        &[]
+    }
+
     /// Writes rows of an activation, from row `first` on.
     ///
     /// # Errors

@@ -44,6 +44,14 @@ pub enum Error {
         /// The reason.
         source: quant::Error,
     },
+    /// A weight's bytes could not be read.
+    #[error("{name}: {what}")]
+    Read {
+        /// The tensor.
+        name: String,
+        /// The reason.
+        what: String,
+    },
     /// The device stopped answering.
     #[error("{device}: {what}")]
     Lost {

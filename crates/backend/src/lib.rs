@@ -17,6 +17,7 @@ mod kv;
 pub mod kv_row;
 mod ops;
 pub mod reference;
+mod sampler;
 mod scratch;
 mod step;
 mod weights;
@@ -28,6 +29,7 @@ pub use kv::{AnchorView, KvLayout, LayerLayout, PAGE_TOKENS, RowFormat, RowLayou
 pub use ops::{
     AttentionBuffers, AttentionWork, ExpertBuffers, Ops, PoolInput, Pooled, Routing, Selected,
 };
+pub use sampler::{Draw, Sampler, Sampling, argmax};
 pub use scratch::Scratch;
 pub use step::{Count, SlotSpan, Step, StepRow};
 pub use weights::{

@@ -11,6 +11,7 @@ use model::Rope;
 use crate::defaults;
 use crate::device::{Act, Device, Ids};
 use crate::error::Result;
+use crate::sampler::Draw;
 use crate::scratch::Scratch;
 use crate::step::{Count, Step};
 use crate::weights::{
@@ -383,6 +384,22 @@ pub trait Ops: Device + Sized {
         step: &Step,
     ) -> Result<()> {
         defaults::head(self, logits, streams, w, output, step)
+    }
+
+    /// Chooses `tokens[i]` from row `draws[i].0` of `logits`, as [`crate::Sampler::draw`] does, and waits
+    /// for it. Rows ascend.
+    fn sample(
+        &mut self,
+        logits: &Act<Self::Buf>,
+        draws: &[(u32, Draw)],
+        tokens: &mut [u32],
+    ) -> Result<()> {
+        defaults::sample(self, logits, draws, tokens)
+    }
+
+    /// Whether [`Ops::sample`] is quicker than reading logits and choosing on the host.
+    fn samples(&self) -> bool {
+        false
     }
 
     /// Called by the layer function around each layer; a backend may fetch weights ahead.

@@ -19,6 +19,7 @@ use tokenizer::Tokenizer;
 use tools::machine::Machine;
 use tools::plan::{Budget, Needs};
 
+use crate::term::progress;
 use crate::{print, values};
 
 /// Flags of every command that runs a model.
@@ -97,14 +98,15 @@ impl ModelArgs {
         }
     }
 
-    /// Opens everything, for one conversation.
-    pub(crate) fn open(&self) -> anyhow::Result<Loaded> {
-        self.open_sized(|config| self.options(config))
+    /// Opens everything, for one conversation. A bar shows how far it is, unless `quiet`.
+    pub(crate) fn open(&self, quiet: bool) -> anyhow::Result<Loaded> {
+        self.open_sized(quiet, |config| self.options(config))
     }
 
     /// Opens everything, with an engine of these sizes.
     pub(crate) fn open_sized(
         &self,
+        quiet: bool,
         options: impl FnOnce(&Config) -> Options,
     ) -> anyhow::Result<Loaded> {
         let gguf = self.file()?;
@@ -119,7 +121,7 @@ impl ModelArgs {
             }
         };
         let options = options(&config);
-        let (engine, plan) = self.engine(&gguf, &config, options)?;
+        let (engine, plan) = self.engine(&gguf, &config, options, quiet)?;
         Ok(Loaded { config, tokenizer: Arc::new(tokenizer), format, engine, plan })
     }
 
@@ -136,24 +138,25 @@ impl ModelArgs {
         gguf: &Gguf,
         config: &Config,
         options: Options,
+        quiet: bool,
     ) -> anyhow::Result<(Box<dyn Engine>, MemoryPlan)> {
         let host = || MemoryBudget::of(&Machine::detect());
         match self.backend {
-            BackendArg::Reference => load(Reference::new(), gguf, config, options, host()),
-            BackendArg::Cpu => load(self.cpu()?, gguf, config, options, host()),
+            BackendArg::Reference => load(Reference::new(), gguf, config, options, (host(), quiet)),
+            BackendArg::Cpu => load(self.cpu()?, gguf, config, options, (host(), quiet)),
             BackendArg::Cuda => {
                 let (cuda, budget) = gpu()?;
                 let options = self.roomy(&cuda, gguf, config, options, &budget);
-                load(cuda, gguf, config, options, budget)
+                load(cuda, gguf, config, options, (budget, quiet))
             }
             BackendArg::Auto => match self.fitting_gpu(gguf, config, &options) {
                 Ok((cuda, budget)) => {
                     let options = self.roomy(&cuda, gguf, config, options, &budget);
-                    load(cuda, gguf, config, options, budget)
+                    load(cuda, gguf, config, options, (budget, quiet))
                 }
                 Err(why) => {
                     tracing::info!("computing on the processor: {why:#}");
-                    load(self.cpu()?, gguf, config, options, host())
+                    load(self.cpu()?, gguf, config, options, (host(), quiet))
                 }
             },
         }
@@ -238,7 +241,7 @@ fn load<B>(
     gguf: &Gguf,
     config: &Config,
     options: Options,
-    budget: MemoryBudget,
+    (budget, quiet): (MemoryBudget, bool),
 ) -> anyhow::Result<(Box<dyn Engine>, MemoryPlan)>
 where
     B: Ops + Send + 'static,
@@ -247,8 +250,12 @@ where
     options.check(config)?;
     let plan = plan(&backend, gguf, config, &options);
     refuse_what_does_not_fit(&plan, &budget)?;
-    let core = Core::open(backend, gguf, config.clone(), None, options)?;
-    Ok((Box::new(core), plan))
+    let bar = progress::bytes_bar("loading", quiet);
+    bar.set_length(gguf.tensors().iter().map(|tensor| tensor.n_bytes).sum());
+    let mut loaded = |bytes: u64| bar.set_position(bytes);
+    let core = Core::open_watched(backend, gguf, config.clone(), None, options, &mut loaded);
+    bar.finish_and_clear();
+    Ok((Box::new(core?), plan))
 }
 
 /// The needs of a model with these weights on the fastest backend of this binary: exact for

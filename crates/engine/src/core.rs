@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use backend::{HeadWeights, LayerWeights, Ops, Step};
+use backend::{Draw, HeadWeights, LayerWeights, Ops, Step};
 use gguf::Gguf;
 use kvcache::{Cache, PageKey};
 use model::{Config, MtpTensors, bind};
@@ -31,6 +31,9 @@ pub struct Core<B: Ops> {
     pub(crate) slots: Vec<Slot>,
     pub(crate) step: Step,
     pub(crate) logits: Vec<f32>,
+    /// Rows of the last feed whose tokens were chosen, by their place among those that want something.
+    draws: Vec<(u32, Draw)>,
+    chosen: Vec<u32>,
     /// Room for the state of one sequence on its way to or from an anchor.
     pub(crate) state: Vec<u8>,
     pub(crate) fingerprint: [u8; 32],
@@ -48,13 +51,15 @@ pub(crate) struct Weights<B: Ops> {
     pub(crate) output: B::Weight,
 }
 
-/// Which rows of a feed want logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which rows of a feed want logits, or a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wanted {
     /// None.
     Nothing,
     /// The last `n` rows, or all when there are fewer.
     Last(usize),
+    /// The last row wants no logits but the token that this draw gives.
+    Token(Draw),
 }
 
 /// The next tokens of one slot.
@@ -69,11 +74,12 @@ pub struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    /// Rows that want logits.
+    /// Rows that want logits, or a token.
     pub fn n_wanted(&self) -> usize {
         match self.wanted {
             Wanted::Nothing => 0,
             Wanted::Last(n) => n.min(self.tokens.len()),
+            Wanted::Token(_) => 1.min(self.tokens.len()),
         }
     }
 }
@@ -84,16 +90,31 @@ impl<B: Ops> Core<B> {
     /// # Errors
     /// An option out of range, a file that is no such model, memory that cannot be had.
     pub fn open(
-        mut be: B,
+        be: B,
         gguf: &Gguf,
         config: Config,
         mtp: Option<&MtpTensors>,
         options: Options,
     ) -> Result<Self> {
+        Self::open_watched(be, gguf, config, mtp, options, &mut |_| {})
+    }
+
+    /// As [`Core::open`]; `loaded` is told now and then how many bytes of the file's tensors are loaded.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_watched(
+        mut be: B,
+        gguf: &Gguf,
+        config: Config,
+        mtp: Option<&MtpTensors>,
+        options: Options,
+        loaded: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
         options.check(&config)?;
         let shape = options.shape(&config);
         be.prepare(&shape)?;
-        let weights = Weights::load(&mut be, gguf, &config)?;
+        let weights = Weights::load(&mut be, gguf, &config, loaded)?;
         let mtp = match (options.draft, mtp) {
             (true, Some(tensors)) => Some(Mtp::load(&mut be, tensors, &shape, options.n_slots)?),
             (false, _) => None,
@@ -102,11 +123,14 @@ impl<B: Ops> Core<B> {
         let kv = be.alloc_kv(&options.kv_layout(&config))?;
         let acts = Activations::alloc(&mut be, &shape)?;
         let fingerprint = gguf.fingerprint();
-        Ok(Self {
+        be.ready()?;
+        let mut core = Self {
             cache: cache(&fingerprint, &config, &options),
             slots: (0..options.n_slots).map(|_| Slot::new(&options)).collect(),
             step: empty_step(&options),
             logits: vec![0.0; options.logit_rows * config.n_vocab],
+            draws: Vec::with_capacity(options.logit_rows),
+            chosen: vec![0; options.logit_rows],
             state: Vec::with_capacity(plan::state_bytes_max(&config, &options)),
             be,
             config,
@@ -118,7 +142,20 @@ impl<B: Ops> Core<B> {
             fingerprint,
             stop: None,
             staged: false,
-        })
+        };
+        core.rehearse()?;
+        Ok(core)
+    }
+
+    /// Computes the steps that the backend asks for, and forgets them.
+    fn rehearse(&mut self) -> Result<()> {
+        for rows in self.be.rehearsal() {
+            let tokens = vec![0; (*rows).min(self.options.step_rows).min(self.options.context)];
+            self.feed(&[Feed { slot: 0, tokens: &tokens, wanted: Wanted::Last(1) }])?;
+            self.discard();
+            self.release(0);
+        }
+        Ok(())
     }
 
     /// The model's constants.
@@ -144,7 +181,11 @@ impl<B: Ops> Core<B> {
             self.reserve(feed.slot, feed.tokens.len())?;
         }
         self.step.clear();
+        self.draws.clear();
         for feed in feeds {
+            if let (Wanted::Token(draw), 1) = (feed.wanted, feed.n_wanted()) {
+                self.draws.push((self.step.logit_rows.len() as u32, draw));
+            }
             let slot = &self.slots[feed.slot];
             let committed = slot.tokens.len() as u32;
             let first = self.step.rows.len();
@@ -160,13 +201,27 @@ impl<B: Ops> Core<B> {
         Ok(())
     }
 
-    /// Logits of the `i`-th row that wanted them in the last feed, `[vocab]`.
+    /// Logits of the `i`-th row that wanted something in the last feed, `[vocab]`.
     ///
     /// # Panics
-    /// When the feed wanted fewer.
+    /// When the feed wanted fewer, or a token in this place.
     pub fn logits(&self, i: usize) -> &[f32] {
         assert!(i < self.step.logit_rows.len(), "the feed wanted {}", self.step.logit_rows.len());
+        assert!(self.draw_at(i).is_err(), "the feed wanted a token");
         &self.logits[i * self.config.n_vocab..][..self.config.n_vocab]
+    }
+
+    /// The token of the `i`-th row that wanted something in the last feed.
+    ///
+    /// # Panics
+    /// When the feed wanted no token in this place.
+    pub fn chosen(&self, i: usize) -> u32 {
+        // Asking for what was not wanted is a programmer's error.
+        self.chosen[self.draw_at(i).unwrap_or_else(|_| panic!("the feed wanted no token"))]
+    }
+
+    fn draw_at(&self, i: usize) -> std::result::Result<usize, usize> {
+        self.draws.binary_search_by_key(&i, |(row, _)| *row as usize)
     }
 
     /// Rows of the last feed that have logits.
@@ -253,8 +308,17 @@ impl<B: Ops> Core<B> {
             be.head(&mut acts.logits, &acts.streams, head, output, step)?;
         }
         be.submit()?;
-        if n_logits > 0 {
-            be.read(&acts.logits, 0, &mut self.logits[..n_logits * self.config.n_vocab])?;
+        // Only what is wanted comes to the host.
+        let mut first = 0;
+        for end in self.draws.iter().map(|(row, _)| *row as usize).chain([n_logits]) {
+            if first < end {
+                let n_vocab = self.config.n_vocab;
+                be.read(&acts.logits, first, &mut self.logits[first * n_vocab..end * n_vocab])?;
+            }
+            first = end + 1;
+        }
+        if !self.draws.is_empty() {
+            be.sample(&acts.logits, &self.draws, &mut self.chosen)?;
         }
         if let Some(mtp) = &mut self.mtp {
             mtp.follow(be, &self.config, &self.weights, &mut self.kv, acts, step)?;
@@ -293,20 +357,26 @@ impl<B: Ops> Core<B> {
 }
 
 impl<B: Ops> Weights<B> {
-    fn load(be: &mut B, gguf: &Gguf, config: &Config) -> Result<Self> {
+    fn load(be: &mut B, gguf: &Gguf, config: &Config, loaded: &mut dyn FnMut(u64)) -> Result<Self> {
         let tensors = bind(gguf, config)?;
+        let total: u64 = gguf.tensors().iter().map(|t| t.n_bytes).sum();
+        let ends = (tensors.embedding.data.n_bytes() + tensors.head.output.data.n_bytes()) as u64;
+        let n_layers = tensors.layers.len().max(1) as u64;
         let clamp = |i: usize| (config.expert_clamp[i], config.shared_clamp[i]);
         let mut layers = Vec::with_capacity(tensors.layers.len());
         for (i, layer) in tensors.layers.into_iter().enumerate() {
             // Dropped here, so that weights that were made only to be uploaded are freed.
             layers.push(load::layer(be, &layer, config, clamp(i))?);
+            loaded((total - ends) * (i as u64 + 1) / n_layers);
         }
-        Ok(Self {
+        let weights = Self {
             embedding: be.load(&tensors.embedding)?,
             layers,
             head: load::head(be, &tensors.head.hc, &tensors.head.norm)?,
             output: be.load(&tensors.head.output)?,
-        })
+        };
+        loaded(total);
+        Ok(weights)
     }
 }
 

@@ -12,17 +12,15 @@ mod load;
 mod mtp;
 mod options;
 mod plan;
-mod sampler;
 mod session;
 mod slots;
 mod snapshot;
 
 pub use crate::core::{Core, Feed, Wanted};
-pub use backend::{Error as DeviceError, RowFormat};
+pub use backend::{Draw, Error as DeviceError, RowFormat, Sampler, Sampling, argmax};
 pub use error::{Error, Result};
 pub use options::Options;
 pub use plan::{MemoryPlan, PlanLine, weight_bytes};
-pub use sampler::{Sampler, Sampling, argmax};
 pub use session::{Engine, Info, Prefill, Reuse, prefill};
 pub use slots::ANCHOR_EVERY;
 pub use snapshot::NUMERICS_VERSION;

@@ -34,6 +34,8 @@ pub struct Info {
     pub options: Options,
     /// Whether drafting is possible.
     pub draft: bool,
+    /// Whether a token that is asked for costs less than its logits ([`Wanted::Token`]).
+    pub samples: bool,
 }
 
 /// A loaded model with its sequences.
@@ -53,6 +55,8 @@ pub trait Engine: Send {
     fn watch(&mut self, stop: Arc<AtomicBool>);
     /// See [`Core::logits`].
     fn logits(&self, i: usize) -> &[f32];
+    /// See [`Core::chosen`].
+    fn chosen(&self, i: usize) -> u32;
     /// See [`Core::commit`].
     ///
     /// # Errors
@@ -115,6 +119,7 @@ where
             n_vocab: self.config.n_vocab,
             options: self.options,
             draft: self.mtp.is_some(),
+            samples: self.be.samples(),
         }
     }
 
@@ -132,6 +137,10 @@ where
 
     fn logits(&self, i: usize) -> &[f32] {
         self.logits(i)
+    }
+
+    fn chosen(&self, i: usize) -> u32 {
+        self.chosen(i)
     }
 
     fn commit(&mut self, accepted: &[u32]) -> Result<()> {

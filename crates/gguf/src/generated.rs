@@ -121,6 +121,18 @@ mod tests {
     }
 
     #[test]
+    fn pieces_are_made_in_place() {
+        let gguf = gguf("made");
+        let data = gguf.data(&gguf.tensors()[1]);
+        let mut piece = vec![0; 34 * 3];
+        data.copy_to(34 * 2, &mut piece).unwrap();
+        assert!(piece.iter().zip(34 * 2..).all(|(b, at)| *b == byte(1, at)));
+        // Half a block is made with its whole tensor.
+        data.slice(0..100).copy_to(17, &mut piece[..20]).unwrap();
+        assert!(piece[..20].iter().zip(17..).all(|(b, at)| *b == byte(1, at)));
+    }
+
+    #[test]
     fn the_fingerprint_is_that_of_header_and_content() {
         assert_eq!(gguf("a").fingerprint(), gguf("a").fingerprint());
         assert_ne!(gguf("a").fingerprint(), gguf("b").fingerprint());

@@ -17,7 +17,12 @@ const BASE_ALIGNMENT: usize = 64;
 
 /// The bytes of one file.
 pub(crate) enum Source {
-    Mapped(Mmap),
+    Mapped {
+        map: Mmap,
+        /// For reads that shall not map pages.
+        file: File,
+        label: String,
+    },
     Static(&'static [u8]),
     /// `start` skips to the first aligned byte.
     Owned {
@@ -55,7 +60,7 @@ impl Source {
         // its table walks. Elsewhere the kernel says no, and that is all.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        Ok(Self::Mapped(map))
+        Ok(Self::Mapped { map, file, label: path.display().to_string() })
     }
 
     pub(crate) fn from_static(bytes: &'static [u8]) -> Self {
@@ -84,7 +89,7 @@ impl Source {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped { map, .. } => map,
             Self::Static(bytes) => bytes,
             Self::Owned { bytes, start } => &bytes[*start..],
             Self::Made { made, generator, index, info } => {
@@ -111,16 +116,43 @@ impl Source {
         }
     }
 
+    /// Copies the bytes from `at` on to `out` without keeping or mapping any: a file is read, a tensor
+    /// that is made when it is needed is made in place.
+    fn copy(&self, at: usize, out: &mut [u8]) -> Result<(), Error> {
+        match self {
+            #[cfg(unix)]
+            Self::Mapped { file, label, .. } => {
+                std::os::unix::fs::FileExt::read_exact_at(file, out, at as u64)
+                    .map_err(|source| Error::Io { file: label.clone(), action: "read it", source })
+            }
+            Self::Made { made, generator, index, info }
+                if made.get().is_none() && whole_blocks(info, at, out.len()) =>
+            {
+                generator.fill(*index, at as u64, out);
+                Ok(())
+            }
+            _ => {
+                out.copy_from_slice(&self.bytes()[at..at + out.len()]);
+                Ok(())
+            }
+        }
+    }
+
     /// Asks the kernel to start reading a range; a hint that may fail without harm.
     pub(crate) fn will_need(&self, range: Range<usize>) {
         #[cfg(unix)]
-        if let Self::Mapped(map) = self {
+        if let Self::Mapped { map, .. } = self {
             // The answer changes nothing: without read-ahead the pages come when they are touched.
             let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
         }
         #[cfg(not(unix))]
         let _ = range;
     }
+}
+
+fn whole_blocks(info: &TensorInfo, at: usize, n: usize) -> bool {
+    let block = info.ty.block_bytes();
+    at.is_multiple_of(block) && n.is_multiple_of(block)
 }
 
 /// A tensor's bytes: a cheap handle that keeps the file's mapping alive.
@@ -158,6 +190,29 @@ impl TensorData {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.source.bytes()[self.range.clone()]
+    }
+
+    /// How many bytes there are; reads and makes none.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Copies the bytes from `at` on to `out`. Unlike [`bytes`](Self::bytes) it leaves nothing in this
+    /// process's memory: a file is read, not mapped in, and what is made when it is needed is made in
+    /// place, if `at` and the length are whole blocks. For weights that go to another memory, a piece
+    /// at a time, from several threads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: the file cannot be read, or another process has shortened it.
+    ///
+    /// # Panics
+    ///
+    /// When the range leaves the tensor.
+    pub fn copy_to(&self, at: usize, out: &mut [u8]) -> Result<(), Error> {
+        assert!(at + out.len() <= self.range.len(), "a range within a tensor");
+        self.source.copy(self.range.start + at, out)
     }
 
     /// The part `range` of this tensor, for example one expert of a stack.

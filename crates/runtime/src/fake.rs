@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use engine::{DeviceError, Engine, Error, Feed, Info, Options, Result, Reuse, RowFormat};
+use engine::{
+    DeviceError, Engine, Error, Feed, Info, Options, Result, Reuse, RowFormat, Sampler, Wanted,
+};
 use kvcache::PAGE_TOKENS;
 
 /// Writes the logits that follow a sequence of tokens. `logits` is zero before.
@@ -30,6 +32,8 @@ pub struct FakeEngine {
     slots: Vec<Vec<u32>>,
     staged: Vec<(usize, Vec<u32>)>,
     logits: Vec<Vec<f32>>,
+    /// Tokens instead of logits, where those were wanted.
+    chosen: Vec<Option<u32>>,
     anchors: BTreeSet<Vec<u32>>,
     n_feeds: u64,
 }
@@ -50,7 +54,7 @@ impl FakeEngine {
         };
         Self {
             n_pages: options.n_pages(),
-            info: Info { backend: "fake", n_vocab, options, draft: false },
+            info: Info { backend: "fake", n_vocab, options, draft: false, samples: false },
             model,
             faults: Box::new(|_, _| None),
             lost_at: u64::MAX,
@@ -58,6 +62,7 @@ impl FakeEngine {
             slots: vec![Vec::new(); n_slots],
             staged: Vec::new(),
             logits: Vec::new(),
+            chosen: Vec::new(),
             anchors: BTreeSet::new(),
             n_feeds: 0,
         }
@@ -75,6 +80,13 @@ impl FakeEngine {
     pub fn with_step(mut self, step_rows: usize, logit_rows: usize) -> Self {
         self.info.options.step_rows = step_rows;
         self.info.options.logit_rows = logit_rows;
+        self
+    }
+
+    /// As on a device that chooses tokens where logits lie.
+    #[must_use]
+    pub fn with_sampling(mut self) -> Self {
+        self.info.samples = true;
         self
     }
 
@@ -160,6 +172,7 @@ impl Engine for FakeEngine {
             std::thread::sleep(self.step_time);
         }
         self.logits.clear();
+        self.chosen.clear();
         for feed in feeds {
             self.staged.push((feed.slot, feed.tokens.to_vec()));
             let n_wanted = feed.n_wanted();
@@ -167,7 +180,15 @@ impl Engine for FakeEngine {
                 let sequence = [&self.slots[feed.slot], feed.tokens].concat();
                 for end in sequence.len() + 1 - n_wanted..=sequence.len() {
                     let logits = self.logits_after(&sequence[..end]);
+                    let (logits, token) = match feed.wanted {
+                        Wanted::Token(draw) => {
+                            let token = Sampler::new(logits.len()).draw(&logits, &draw);
+                            (Vec::new(), Some(token))
+                        }
+                        _ => (logits, None),
+                    };
                     self.logits.push(logits);
+                    self.chosen.push(token);
                 }
             }
         }
@@ -178,6 +199,10 @@ impl Engine for FakeEngine {
 
     fn logits(&self, i: usize) -> &[f32] {
         &self.logits[i]
+    }
+
+    fn chosen(&self, i: usize) -> u32 {
+        self.chosen[i].unwrap_or_else(|| panic!("the feed wanted no token"))
     }
 
     fn commit(&mut self, accepted: &[u32]) -> Result<()> {

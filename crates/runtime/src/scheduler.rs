@@ -73,6 +73,8 @@ pub struct Scheduler<C> {
     stats: Arc<Stats>,
     next_id: u64,
     turn: usize,
+    /// Whether the engine chooses tokens where nothing but the logits decides.
+    samples: bool,
     /// Why nothing can be computed any more.
     lost: Option<Failure>,
 }
@@ -99,6 +101,7 @@ impl<C: Clock> Scheduler<C> {
             stats,
             next_id: 0,
             turn: 0,
+            samples: info.samples,
             lost: None,
         }
     }
@@ -292,7 +295,10 @@ impl<C: Clock> Scheduler<C> {
         let mut live = self.live.iter();
         // Both are in the order of age.
         let mut next = |id| live.by_ref().find(|stream| stream.id == id);
-        let feeds = planned.iter().filter_map(|&(id, rows)| Some(feed(next(id)?, rows)));
+        let feeds = planned.iter().filter_map(|&(id, rows)| {
+            let stream = next(id)?;
+            Some(feed(stream, rows, self.samples && stream.is_plain()))
+        });
         let feeds: Vec<Feed<'_>> = feeds.collect();
         if feeds.is_empty() {
             return;
@@ -300,17 +306,18 @@ impl<C: Clock> Scheduler<C> {
         match self.engine.feed(&feeds) {
             Ok(()) => self.take_results(planned),
             Err(Error::Pages { .. }) if self.live.len() > 1 => self.preempt(),
-            Err(error) if error.is_lost() => {
-                tracing::error!(%error, "the engine is lost; no more requests are taken");
-                let what = format!("{error}; the server has to be restarted");
-                self.abandon_engine(Failure::Engine(what));
-            }
+            Err(error) if error.is_lost() => self.lose(&error),
             Err(error) if planned.len() == 1 => self.fail_planned(planned, &error),
             Err(error) => {
                 tracing::warn!(%error, streams = planned.len(), "a step failed; trying one by one");
                 planned.iter().for_each(|&part| self.compute(&[part]));
             }
         }
+    }
+
+    fn lose(&mut self, error: &Error) {
+        tracing::error!(%error, "the engine is lost; no more requests are taken");
+        self.abandon_engine(Failure::Engine(format!("{error}; the server has to be restarted")));
     }
 
     /// The youngest stream leaves its pages to the others and waits for its turn, with all it
@@ -339,13 +346,19 @@ impl<C: Clock> Scheduler<C> {
             let first = n_logits;
             let is_whole = rows == stream.rest();
             n_logits += if stream.is_scoring() { rows } else { usize::from(is_whole) };
+            // As it was when the step was computed: scoring ends here.
+            let chosen = self.samples && stream.is_plain();
             score(stream, rows, |row| self.engine.logits(first + row));
-            let choice =
-                is_whole.then(|| self.chooser.choose(stream, self.engine.logits(n_logits - 1)));
+            let choice = is_whole.then(|| match chosen {
+                true => Ok(Choice { token: self.engine.chosen(n_logits - 1), logprobs: None }),
+                false => self.chooser.choose(stream, self.engine.logits(n_logits - 1)),
+            });
             choices.push(choice);
         }
-        if let Err(error) = self.engine.commit(&accepted) {
-            return self.fail_planned(planned, &error);
+        match self.engine.commit(&accepted) {
+            Ok(()) => {}
+            Err(error) if error.is_lost() => return self.lose(&error),
+            Err(error) => return self.fail_planned(planned, &error),
         }
         let now = self.clock.now();
         let mut results = planned.iter().zip(accepted).zip(choices).peekable();
@@ -458,10 +471,12 @@ fn score<'l>(stream: &mut Stream, rows: usize, logits: impl Fn(usize) -> &'l [f3
     }
 }
 
-/// The next `rows` tokens of a stream, with logits if they are its last or all are wanted.
-fn feed(stream: &Stream, rows: usize) -> Feed<'_> {
+/// The next `rows` tokens of a stream, with logits if they are its last or all are wanted; with a token
+/// instead, where the engine is to choose.
+fn feed(stream: &Stream, rows: usize, chooses: bool) -> Feed<'_> {
     let wanted = match rows == stream.rest() {
         _ if stream.is_scoring() => Wanted::Last(rows),
+        true if chooses => Wanted::Token(stream.sampling.draw(stream.tokens.len())),
         true => Wanted::Last(1),
         false => Wanted::Nothing,
     };

@@ -112,6 +112,15 @@ impl Stream {
         parting.map_or(regular, |n| n.min(regular))
     }
 
+    /// Whether the next token is drawn from the logits as they are, and nothing else is asked of those.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.is_scoring()
+            && self.constraint.is_none()
+            && self.logprobs.is_none()
+            && self.penalties.is_neutral()
+            && self.sampling.repeat_penalty == 1.0
+    }
+
     /// Whether the prompt's own tokens are being scored, so that every row needs its logits.
     pub(crate) fn is_scoring(&self) -> bool {
         self.prompt_logprobs.is_some() && self.tokens.len() == self.n_prompt

@@ -155,6 +155,7 @@ fn world(rng: &mut Rng) -> (FakeEngine, SchedulerOptions, usize, usize) {
             let unlucky = fault_every > 0 && faults.below(fault_every) == 0;
             (poisoned || unlucky).then(|| "planned".to_owned())
         }));
+    let engine = if rng.below(2) == 0 { engine } else { engine.with_sampling() };
     let options = SchedulerOptions {
         prefill_rows: 1 + rng.below(64),
         event_buffer: 2 + rng.below(20),

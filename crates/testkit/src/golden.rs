@@ -16,6 +16,7 @@
 //! FP8 and FP4 rounding), `qat_kv_only`, `q8_0`, `q4k`, `q2` (dequantised weights, exact maths),
 //! `q2_qat`, `fp8fp4` (mxfp4 file), `fp8fp4_qat`, `fp8fp4_official` (FP8 activations too).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::Deserialize;
@@ -24,7 +25,7 @@ use serde::Deserialize;
 #[derive(Debug)]
 pub struct Golden {
     name: &'static str,
-    bytes: &'static [u8],
+    bytes: Cow<'static, [u8]>,
     index: Index,
 }
 
@@ -62,7 +63,7 @@ impl Golden {
             ),
             _ => panic!("no golden data for {name:?}"),
         };
-        Self::parse(name, json, bytes)
+        Self::parse(name, json, bytes.into())
     }
 
     /// Golden data in the same layout: an index and the arrays that it points into.
@@ -71,7 +72,7 @@ impl Golden {
     ///
     /// When the index is no such JSON.
     #[must_use]
-    pub fn parse(name: &'static str, json: &str, bytes: &'static [u8]) -> Self {
+    pub fn parse(name: &'static str, json: &str, bytes: Cow<'static, [u8]>) -> Self {
         let index = serde_json::from_str(json).expect("the index is valid JSON");
         Self { name, bytes, index }
     }
@@ -119,7 +120,7 @@ impl Golden {
         &self.index.meta
     }
 
-    fn words(&self, key: &str, dtype: &str) -> (Vec<usize>, &'static [[u8; 4]]) {
+    fn words(&self, key: &str, dtype: &str) -> (Vec<usize>, &[[u8; 4]]) {
         let entry = self.index.arrays.get(key);
         let entry = entry.unwrap_or_else(|| panic!("{}: no array {key:?}", self.name));
         assert_eq!(entry.dtype, dtype, "{}: type of {key:?}", self.name);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Feed, Wanted, argmax};
+use engine::{Draw, Engine, Feed, Wanted, argmax};
 use serde::Serialize;
 
 /// What to time.
@@ -18,6 +18,25 @@ pub struct Bench {
     pub filled: bool,
     /// Sequences that generate at once, each at the context; the engine has as many slots.
     pub streams: usize,
+}
+
+/// Tokens of the prompt whose first answer is timed.
+pub const FIRST_PROMPT: usize = 20;
+
+/// Seconds until the first token behind a short prompt is chosen; to be asked first, so that nothing
+/// is warm that loading has not warmed. The first slot is emptied before and after.
+///
+/// # Errors
+/// The engine's.
+pub fn first_token(engine: &mut dyn Engine) -> engine::Result<f64> {
+    let n = FIRST_PROMPT.min(engine.info().options.context);
+    engine.release(0);
+    let start = Instant::now();
+    read(engine, 0, 5, n, &mut |_| {})?;
+    std::hint::black_box(argmax(engine.logits(0)));
+    let seconds = start.elapsed().as_secs_f64();
+    engine.release(0);
+    Ok(seconds)
 }
 
 /// What was measured.
@@ -39,6 +58,14 @@ impl Bench {
     /// Positions that the engine's context must hold.
     pub fn positions(&self) -> usize {
         self.context.max(1) + self.generate + self.prompt + 1
+    }
+
+    /// The same at the largest context that leaves room for what follows it, where it does not fit into
+    /// `context_max`.
+    #[must_use]
+    pub fn within(self, context_max: usize) -> Self {
+        let rest = self.positions() - self.context.max(1);
+        Self { context: self.context.min(context_max.saturating_sub(rest)), ..self }
     }
 
     /// Steps of [`Bench::run`] that its caller is told of: tokens, whatever is done with them.
@@ -111,18 +138,21 @@ impl Bench {
             n => (0..n as u64).map(|slot| spread(slot, engine.info().n_vocab)).collect(),
         };
         let mut times = Vec::with_capacity(self.generate);
+        // The best token is what is generated, wherever it is chosen.
+        let samples = engine.info().samples;
+        let wanted = if samples { Wanted::Token(Draw::GREEDY) } else { Wanted::Last(1) };
+        let best = |engine: &dyn Engine, i: usize| match samples {
+            true => engine.chosen(i),
+            false => argmax(engine.logits(i)),
+        };
         for _ in 0..self.generate {
-            let feed = |(slot, token)| Feed {
-                slot,
-                tokens: std::slice::from_ref(token),
-                wanted: Wanted::Last(1),
-            };
+            let feed = |(slot, token)| Feed { slot, tokens: std::slice::from_ref(token), wanted };
             let feeds: Vec<Feed<'_>> = tokens.iter().enumerate().map(feed).collect();
             let start = Instant::now();
             engine.feed(&feeds)?;
             engine.commit(&vec![1; self.streams])?;
             times.push(start.elapsed());
-            tokens = (0..self.streams).map(|i| argmax(engine.logits(i))).collect();
+            tokens = (0..self.streams).map(|i| best(engine, i)).collect();
             advance(1);
         }
         times.sort_unstable();
@@ -161,4 +191,19 @@ fn read(
         advance(part.len());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_that_fills_the_model_leaves_room_for_what_is_generated() {
+        let bench = Bench { prompt: 512, generate: 32, context: 1 << 20, filled: true, streams: 1 };
+        let fits = bench.within(1 << 20);
+        assert_eq!(fits.positions(), 1 << 20);
+        assert_eq!(fits.context, (1 << 20) - 545);
+        let short = Bench { context: 8, ..bench };
+        assert_eq!(short.within(1 << 20), short);
+    }
 }

@@ -7,12 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use backend_cpu::{Cpu, PoolOptions};
-use chat::protocol::{Protocol, Request, RequestOptions};
-use chat::{
-    Finish, FormatHints, ParserOptions, PromptFormat, Reply, StreamParser, THINK_END, THINK_START,
-};
+use chat::{Finish, FormatHints, ParserOptions, PromptFormat, Reply, StreamParser};
 use engine::{Core, Engine as _, Feed, Options, Wanted, argmax, prefill};
 use gguf::Gguf;
 use model::{Config, bind_mtp, find_mtp};
@@ -21,6 +18,7 @@ use serde_json::{Value, json};
 use tokenizer::Tokenizer;
 
 use super::case::Case;
+use crate::ask;
 
 /// An answer that is longer does not stop by itself.
 const ANSWER_TOKENS: usize = 400;
@@ -203,17 +201,7 @@ impl Subject {
 
     /// A request's tokens, and how its answer is to be parsed.
     fn prompt(&self, request: &Value) -> anyhow::Result<(Vec<u32>, ParserOptions)> {
-        let body = with_model(request);
-        let options = RequestOptions { model: "keid-tiny".to_owned(), thinks: true };
-        let request = Request::parse(Protocol::Chat, &serde_json::to_vec(&body)?, &options)?;
-        let ids = request.prompt(self.format).encode(&self.tokenizer)?;
-        let starts_in_reasoning = match ids.last().copied() {
-            last if last == self.tokenizer.special_id(THINK_START) => true,
-            last if last == self.tokenizer.special_id(THINK_END) => false,
-            _ => bail!("a prompt that ends neither in reasoning nor after it"),
-        };
-        let tool_calls = body.get("tools").is_some();
-        Ok((ids, ParserOptions { starts_in_reasoning, tool_calls, stop: Vec::new() }))
+        ask::prompt(&self.tokenizer, self.format, request)
     }
 }
 
@@ -245,13 +233,4 @@ impl fmt::Display for Speed {
             self.first_token_seconds, self.decode_tokens_per_second, self.threads
         )
     }
-}
-
-/// A request without a model's name gets one, as the protocol demands.
-fn with_model(request: &Value) -> Value {
-    let mut body = request.clone();
-    if let Some(object) = body.as_object_mut() {
-        object.entry("model").or_insert_with(|| "keid-tiny".into());
-    }
-    body
 }

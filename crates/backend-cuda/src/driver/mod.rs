@@ -2,6 +2,7 @@
 //!
 //! [`nvidia`] is the real one. The tests bring another that runs the same kernels on the CPU.
 
+mod lanes;
 pub mod nvidia;
 
 use backend::Result;
@@ -100,6 +101,11 @@ pub struct Description {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recording(pub usize);
 
+/// Writes the first bytes of a piece, given its number and room for it, and says how many.
+pub type Fill<'a> = dyn Fn(usize, &mut [u8]) -> Result<usize> + Sync + 'a;
+/// Queues what uses a piece, given its number and where it will lie until that is done.
+pub type Sent<'a> = dyn Fn(usize, DevicePtr) -> Result<()> + Sync + 'a;
+
 /// A device with one queue. Everything but `download` and `wait` returns before the work is done.
 pub trait Driver: Send + Sync {
     /// What this device is.
@@ -131,6 +137,19 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// The device is lost.
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()>;
+
+    /// Copies `n` pieces of at most `room` bytes to the device, in any order, each made by `fill` and
+    /// used by `sent`. Several threads may make pieces at once; on return all are queued.
+    ///
+    /// # Errors
+    /// What `fill` and `sent` report; there is not enough memory; the device is lost.
+    fn stream_in(&self, n: usize, room: usize, fill: &Fill<'_>, sent: &Sent<'_>) -> Result<()>;
+
+    /// Nothing more is streamed in: gives back memory that only that needed, and loads all kernels.
+    ///
+    /// # Errors
+    /// A kernel cannot be loaded, or the device is lost.
+    fn ready(&self) -> Result<()>;
 
     /// Copies to the host and waits for it.
     ///

@@ -8,7 +8,8 @@ use backend::{Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 use rustc_hash::FxHashMap;
 
-use super::{Description, DevicePtr, Driver, Kernel, Launch, Recording};
+use super::lanes::Lanes;
+use super::{Description, DevicePtr, Driver, Fill, Kernel, Launch, Recording, Sent};
 use crate::gpu::NAME;
 use crate::kernels::Kernels;
 
@@ -84,6 +85,8 @@ pub struct Nvidia {
     functions: Mutex<Functions>,
     recordings: Mutex<Vec<Option<Graph>>>,
     staging: Mutex<Staging>,
+    /// While weights are loaded.
+    lanes: Mutex<Option<Lanes>>,
 }
 
 // SAFETY: contexts, streams, functions and graphs are handles that the driver lets any thread use
@@ -127,8 +130,18 @@ fn refused(call: &'static str) -> impl Fn(DriverError) -> OpenError {
 }
 
 /// Any failure of a running device: its context is gone, and with it everything on it.
-fn lost(call: &'static str) -> impl Fn(DriverError) -> Error {
+pub(super) fn lost(call: &'static str) -> impl Fn(DriverError) -> Error {
     move |error| Error::Lost { device: NAME, what: format!("{call} failed: {}", text(error)) }
+}
+
+/// A failure to take memory.
+pub(super) fn no_memory(label: &'static str, bytes: usize) -> impl Fn(DriverError) -> Error {
+    move |error| match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            Error::OutOfMemory { device: NAME, label, bytes: bytes as u64 }
+        }
+        _ => lost("taking memory")(error),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -186,6 +199,7 @@ impl Nvidia {
             }),
             recordings: Mutex::new(Vec::new()),
             staging: Mutex::new(Staging(staging)),
+            lanes: Mutex::new(None),
         })
     }
 
@@ -222,45 +236,80 @@ fn find(ordinal: usize) -> std::result::Result<sys::CUdevice, OpenError> {
     let mut found = 0;
     // SAFETY: writes one int; the function exists in every driver.
     unsafe { sys::cuDriverGetVersion(&raw mut found) }.result().map_err(refused("its version"))?;
-    if found < DRIVER_MIN {
-        return Err(OpenError::OldDriver { found });
-    }
-    result::init().map_err(|error| match error.0 {
-        sys::CUresult::CUDA_ERROR_NO_DEVICE => OpenError::NoDevice { count: 0, ordinal },
-        _ => refused("to start")(error),
-    })?;
-    let count = result::device::get_count().map_err(refused("to count devices"))?;
-    match i32::try_from(ordinal).ok().filter(|n| *n < count) {
-        Some(n) => result::device::get(n).map_err(refused("a device")),
-        None => Err(OpenError::NoDevice { count, ordinal }),
-    }
+    check_version(found)?;
+    let count = match result::init() {
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => 0,
+        started => {
+            started.map_err(refused("to start"))?;
+            result::device::get_count().map_err(refused("to count devices"))?
+        }
+    };
+    let device = choose(count, ordinal)?;
+    result::device::get(device).map_err(refused("a device"))
+}
+
+fn check_version(found: i32) -> std::result::Result<(), OpenError> {
+    if found < DRIVER_MIN { Err(OpenError::OldDriver { found }) } else { Ok(()) }
+}
+
+fn choose(count: i32, ordinal: usize) -> std::result::Result<i32, OpenError> {
+    let wanted = i32::try_from(ordinal).ok().filter(|n| *n < count);
+    wanted.ok_or(OpenError::NoDevice { count, ordinal })
 }
 
 impl Functions {
+    /// Loads every kernel of this binary, which the driver would put off until a first launch. Those
+    /// that are compiled on this machine are when they are needed.
+    fn load_all(&mut self) -> Result<()> {
+        for name in self.kernels.embedded() {
+            let module = self.module(name).map_err(|found| no_code(name, "any", found))?;
+            let mut n = 0;
+            // SAFETY: the module is loaded; the call writes one number.
+            let counted = unsafe { sys::cuModuleGetFunctionCount(&raw mut n, module) };
+            counted.result().map_err(lost("counting kernels"))?;
+            let mut handles = vec![std::ptr::null_mut(); n as usize];
+            // SAFETY: there is room for `n` handles.
+            let listed =
+                unsafe { sys::cuModuleEnumerateFunctions(handles.as_mut_ptr(), n, module) };
+            listed.result().map_err(lost("listing kernels"))?;
+            for handle in handles {
+                // SAFETY: the driver just gave the handle out.
+                unsafe { sys::cuFuncLoad(handle) }.result().map_err(lost("loading a kernel"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn module(&mut self, name: &'static str) -> std::result::Result<sys::CUmodule, String> {
+        if let Some(module) = self.modules.get(name) {
+            return Ok(*module);
+        }
+        let image = self.kernels.image(name)?;
+        // SAFETY: the image is a whole cubin: embedded, or just made by NVRTC.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) };
+        let module = module.map_err(text)?;
+        self.modules.insert(name, module);
+        Ok(module)
+    }
+
     fn load(&mut self, kernel: &Kernel) -> Result<sys::CUfunction> {
         if let Some(found) = self.by_kernel.get(kernel) {
             return Ok(found.handle);
         }
-        let missing = |found: String| Error::Unsupported {
-            device: NAME,
-            what: format!("kernel {} of {}.cu", kernel.name, kernel.module),
-            expected: "code for this device".to_owned(),
-            found,
-        };
-        let module = match self.modules.get(kernel.module) {
-            Some(module) => *module,
-            None => {
-                let image = self.kernels.image(kernel.module).map_err(missing)?;
-                // SAFETY: the image is a whole cubin: embedded, or just made by NVRTC.
-                let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }
-                    .map_err(|error| missing(text(error)))?;
-                self.modules.insert(kernel.module, module);
-                module
-            }
-        };
+        let missing = |found: String| no_code(kernel.module, kernel.name, found);
+        let module = self.module(kernel.module).map_err(missing)?;
         let name = CString::new(kernel.name).map_err(|e| missing(e.to_string()))?;
         // SAFETY: the module is loaded and never unloaded.
         unsafe { result::module::get_function(module, name) }.map_err(|e| missing(text(e)))
+    }
+}
+
+fn no_code(module: &str, kernel: &str, found: String) -> Error {
+    Error::Unsupported {
+        device: NAME,
+        what: format!("kernel {kernel} of {module}.cu"),
+        expected: "code for this device".to_owned(),
+        found,
     }
 }
 
@@ -279,12 +328,7 @@ impl Driver for Nvidia {
         self.bind()?;
         // SAFETY: the memory is handed out as an address only; reads follow writes on the stream.
         let taken = unsafe { result::malloc_sync(bytes) };
-        taken.map(DevicePtr).map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                Error::OutOfMemory { device: NAME, label, bytes: bytes as u64 }
-            }
-            _ => lost("taking memory")(error),
-        })
+        taken.map(DevicePtr).map_err(no_memory(label, bytes))
     }
 
     fn free(&self, ptr: DevicePtr) {
@@ -311,12 +355,42 @@ impl Driver for Nvidia {
             .map_err(lost("writing memory"))
     }
 
+    fn stream_in(&self, n: usize, room: usize, fill: &Fill<'_>, sent: &Sent<'_>) -> Result<()> {
+        self.bind()?;
+        let mut lanes = lock(&self.lanes);
+        if let Some(mut small) = lanes.take_if(|lanes| lanes.room() < room) {
+            self.wait()?;
+            small.free();
+        }
+        let lanes = match &mut *lanes {
+            Some(lanes) => lanes,
+            none => none.insert(Lanes::new(room)?),
+        };
+        lanes.run(self.stream, n, (fill, sent), &|| self.bind())
+    }
+
+    fn ready(&self) -> Result<()> {
+        self.wait()?;
+        if let Some(mut lanes) = lock(&self.lanes).take() {
+            lanes.free();
+        }
+        lock(&self.functions).load_all()
+    }
+
     fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: the range lies within one buffer, and the wait below comes before `to` is used.
-        unsafe { result::memcpy_dtoh_async(to, from.0, self.stream) }
-            .map_err(lost("reading memory"))?;
-        self.wait()
+        let staging = lock(&self.staging);
+        for (i, part) in to.chunks_mut(STAGING).enumerate() {
+            // SAFETY: `STAGING` bytes were taken, and the lock makes them this thread's alone.
+            let staged = unsafe { std::slice::from_raw_parts_mut(staging.0, part.len()) };
+            let from = from.add(i * STAGING);
+            // SAFETY: the range lies within one buffer, and the wait below comes before it is used.
+            unsafe { result::memcpy_dtoh_async(staged, from.0, self.stream) }
+                .map_err(lost("reading memory"))?;
+            self.wait()?;
+            part.copy_from_slice(staged);
+        }
+        Ok(())
     }
 
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
@@ -427,6 +501,11 @@ impl Drop for Nvidia {
             return;
         }
         lock(&self.recordings).iter().flatten().for_each(destroy);
+        if let Some(lanes) = &mut *lock(&self.lanes) {
+            // A load that failed may have left copies on their way.
+            let _ = self.wait();
+            lanes.free();
+        }
         // SAFETY: nothing else holds the stream or the context; every buffer holds the driver, so
         // all of them are gone. Errors mean that the device is lost already.
         unsafe {
@@ -437,5 +516,23 @@ impl Drop for Nvidia {
             }
             let _ = result::primary_ctx::release(self.device);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let old = check_version(12_040).unwrap_err().to_string();
+        assert!(old.contains("for CUDA 12.4, 13.0 (driver 580) or newer is needed"), "{old}");
+        assert!(check_version(DRIVER_MIN).is_ok());
+        let none = choose(0, 0).unwrap_err().to_string();
+        assert!(none.contains("sees 0 devices, device 0 is wanted"), "{none}");
+        assert_eq!(choose(2, 1).ok(), Some(1));
+        assert!(choose(2, usize::MAX).is_err());
+        let device = OpenError::OldDevice { name: "GTX 1080".to_owned(), arch: 61 };
+        assert!(device.to_string().contains("compute capability 6.1, 8.0 or newer"), "{device}");
     }
 }

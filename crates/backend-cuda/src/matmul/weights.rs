@@ -4,17 +4,16 @@
 //! kernel from pieces of the file. F32, F16 and BF16 stay as in the file. Every other type is decoded
 //! to F32 on the host: exact, at four bytes a weight.
 
-use backend::{Error, Result};
+use backend::Result;
 use model::HostTensor;
 use quant::TensorType;
 
 use super::{CHUNK_COLS, unsupported};
-use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch, args_bytes};
+use crate::upload;
 use crate::weight::FloatType;
 
 const CHUNK_ROWS: usize = 16;
-/// Bytes of the file that are on their way at a time.
-const STAGING: usize = 32 << 20;
 const REPACK: Kernel = Kernel::new("matmul/repack", "repack");
 
 /// How a matrix lies in device memory; the tags of `layout.cuh`.
@@ -158,26 +157,11 @@ impl Matrix {
         let matrix =
             Self { name: t.name.clone(), rows: t.rows, cols: t.cols, experts, layout, buffer };
         match (decoded, layout.chunk_bytes()) {
-            (true, _) => matrix.fill_decoded(gpu, t)?,
-            (false, None) => gpu.upload(&matrix.buffer, 0, t.data.bytes())?,
+            (true, _) => upload::decoded(gpu, t, &matrix.buffer)?,
+            (false, None) => upload::plain(gpu, t, &matrix.buffer)?,
             (false, Some(bytes)) => matrix.fill_chunks(gpu, t, bytes)?,
         }
         Ok(matrix)
-    }
-
-    fn fill_decoded(&self, gpu: &Gpu, t: &HostTensor) -> Result<()> {
-        let (len, block) = (t.ty.block_len(), t.ty.block_bytes());
-        let blocks = STAGING / (4 * len);
-        let mut values = Vec::new();
-        for (i, bytes) in t.data.bytes().chunks(blocks * block).enumerate() {
-            values.clear();
-            values.resize(bytes.len() / block * len, 0.0);
-            quant::decode(t.ty, bytes, &mut values)
-                .map_err(|source| Error::Decode { name: t.name.clone(), source })?;
-            let plain: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            gpu.upload(&self.buffer, i * blocks * len * 4, &plain)?;
-        }
-        Ok(())
     }
 
     fn fill_chunks(&self, gpu: &Gpu, t: &HostTensor, chunk_bytes: usize) -> Result<()> {
@@ -191,30 +175,36 @@ impl Matrix {
             false => (self.experts, t.rows),
         };
         let chunks = t.cols.div_ceil(CHUNK_COLS);
-        let panels = (STAGING / (CHUNK_ROWS * row_bytes)).max(1);
-        let staging =
-            gpu.alloc("weights on their way", row_bytes * rows.min(panels * CHUNK_ROWS))?;
-        for (part, bytes) in t.data.bytes().chunks(rows * row_bytes).take(parts).enumerate() {
-            let first = part * rows.div_ceil(CHUNK_ROWS);
-            for (i, piece) in bytes.chunks(panels * CHUNK_ROWS * row_bytes).enumerate() {
-                gpu.upload(&staging, 0, piece)?;
-                let piece_rows = piece.len() / row_bytes;
-                let piece_panels = piece_rows.div_ceil(CHUNK_ROWS);
-                let args = RepackArgs {
-                    from: staging.ptr(),
-                    to: self.buffer.ptr().add((first + i * panels) * chunks * chunk_bytes),
-                    rows: piece_rows as u32,
-                    cols: t.cols as u32,
-                    chunks: chunks as u32,
-                    panels: piece_panels as u32,
-                    layout: self.layout as u32,
-                    row_bytes: row_bytes as u32,
-                };
-                let warps = piece_panels * chunks;
-                gpu.launch(&REPACK, Launch::new(warps.div_ceil(8), 256), &args)?;
-            }
-        }
-        Ok(())
+        let panels = (upload::PIECE / (CHUNK_ROWS * row_bytes)).max(1);
+        let pieces = rows.div_ceil(panels * CHUNK_ROWS);
+        // The first row of a piece within its part, and its rows.
+        let of_part = |i: usize| {
+            let first = i % pieces * panels * CHUNK_ROWS;
+            (first, (panels * CHUNK_ROWS).min(rows - first))
+        };
+        let driver = gpu.settled()?;
+        let fill = |i: usize, out: &mut [u8]| {
+            let (first, n) = of_part(i);
+            let at = (i / pieces * rows + first) * row_bytes;
+            upload::read(t, at, &mut out[..n * row_bytes])
+        };
+        let sent = |i: usize, from: DevicePtr| {
+            let (first, n) = of_part(i);
+            let panel = i / pieces * rows.div_ceil(CHUNK_ROWS) + first / CHUNK_ROWS;
+            let args = RepackArgs {
+                from,
+                to: self.buffer.ptr().add(panel * chunks * chunk_bytes),
+                rows: n as u32,
+                cols: t.cols as u32,
+                chunks: chunks as u32,
+                panels: n.div_ceil(CHUNK_ROWS) as u32,
+                layout: self.layout as u32,
+                row_bytes: row_bytes as u32,
+            };
+            let warps = n.div_ceil(CHUNK_ROWS) * chunks;
+            driver.launch(&REPACK, Launch::new(warps.div_ceil(8), 256), args_bytes(&args))
+        };
+        driver.stream_in(parts * pieces, panels * CHUNK_ROWS * row_bytes, &fill, &sent)
     }
 
     pub(crate) fn name(&self) -> &str {

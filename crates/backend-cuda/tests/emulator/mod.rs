@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use backend::{Error, Result};
 use backend_cuda::Cuda;
-use backend_cuda::driver::{Description, DevicePtr, Driver, Kernel, Launch, Recording};
+use backend_cuda::driver::{Description, DevicePtr, Driver, Fill, Kernel, Launch, Recording, Sent};
 use libloading::Library;
 
 type Run = unsafe extern "C" fn(
@@ -24,6 +24,7 @@ type Run = unsafe extern "C" fn(
 ) -> i32;
 
 /// The backend on the emulator.
+#[allow(dead_code, reason = "each test file compiles this module for itself")]
 pub(crate) fn cuda() -> Cuda {
     Cuda::with_driver(Arc::new(Emulator::new(80)))
 }
@@ -151,6 +152,22 @@ impl Driver for Emulator {
         Ok(())
     }
 
+    fn stream_in(&self, n: usize, room: usize, fill: &Fill<'_>, sent: &Sent<'_>) -> Result<()> {
+        let mut piece = vec![0u128; room.div_ceil(16)];
+        let ptr = DevicePtr(piece.as_mut_ptr() as u64);
+        for i in 0..n {
+            // SAFETY: the vector holds at least as many bytes, and nothing else uses it meanwhile.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(ptr.0 as *mut u8, room) };
+            fill(i, bytes)?;
+            sent(i, ptr)?;
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
         // SAFETY: as in `upload`.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.as_mut_ptr(), to.len()) };
@@ -203,6 +220,97 @@ impl Driver for Emulator {
 
     fn wait(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+/// The backend on a device that is lost after so many calls, and the bytes that it holds.
+#[allow(dead_code, reason = "each test file compiles this module for itself")]
+pub(crate) fn cuda_lost_after(calls: usize) -> (Cuda, Arc<AtomicUsize>) {
+    let emulator = Emulator::new(90);
+    let held = Arc::clone(&emulator.held);
+    let driver = Lost { emulator, left: AtomicUsize::new(calls) };
+    (Cuda::with_driver(Arc::new(driver)), held)
+}
+
+/// A device that answers some calls, and from then on none, as a real one does.
+struct Lost {
+    emulator: Emulator,
+    left: AtomicUsize,
+}
+
+impl Lost {
+    fn alive(&self) -> Result<&Emulator> {
+        let one_less = |left: usize| left.checked_sub(1);
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+            Ok(_) => Ok(&self.emulator),
+            Err(_) => Err(Error::Lost { device: "cuda", what: "it fell off the bus".to_owned() }),
+        }
+    }
+}
+
+impl Driver for Lost {
+    fn description(&self) -> &Description {
+        self.emulator.description()
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        self.alive()?.memory()
+    }
+
+    fn alloc(&self, label: &'static str, bytes: usize) -> Result<DevicePtr> {
+        self.alive()?.alloc(label, bytes)
+    }
+
+    fn free(&self, ptr: DevicePtr) {
+        self.emulator.free(ptr);
+    }
+
+    fn zero(&self, to: DevicePtr, bytes: usize) -> Result<()> {
+        self.alive()?.zero(to, bytes)
+    }
+
+    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        self.alive()?.upload(to, from)
+    }
+
+    fn stream_in(&self, n: usize, room: usize, fill: &Fill<'_>, sent: &Sent<'_>) -> Result<()> {
+        self.alive()?.stream_in(n, room, fill, sent)
+    }
+
+    fn ready(&self) -> Result<()> {
+        self.alive()?.ready()
+    }
+
+    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.alive()?.download(from, to)
+    }
+
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        self.alive()?.copy(from, to, bytes)
+    }
+
+    fn launch(&self, kernel: &Kernel, launch: Launch, args: &[u8]) -> Result<()> {
+        self.alive()?.launch(kernel, launch, args)
+    }
+
+    fn record(&self) -> Result<()> {
+        self.alive()?.record()
+    }
+
+    fn finish(&self) -> Result<Recording> {
+        self.alive()?.finish()
+    }
+
+    fn replay(&self, recording: Recording) -> Result<()> {
+        self.alive()?.replay(recording)
+    }
+
+    fn forget(&self, recording: Recording) {
+        self.emulator.forget(recording);
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.alive()?.wait()
     }
 }
 

@@ -17,6 +17,7 @@ mod norm;
 mod rope_tail;
 mod route;
 mod routed_experts;
+mod sample;
 mod swiglu;
 
 use crate::error::Result;
@@ -73,6 +74,7 @@ pub fn for_each(visitor: &mut impl Visitor) {
     route::cases(visitor);
     routed_experts::cases(visitor);
     swiglu::cases(visitor);
+    sample::cases(visitor);
 }
 
 /// What one comparison found.

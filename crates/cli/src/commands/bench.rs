@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use backend_cuda::Cuda;
@@ -11,7 +12,7 @@ use gguf::Gguf;
 use model::Config;
 use serde::Serialize;
 use tools::bandwidth::Probe;
-use tools::bench::{Bench, Measured};
+use tools::bench::{Bench, FIRST_PROMPT, Measured, first_token};
 use tools::roofline::{Ceilings, Roofline};
 use tools::synth::{Request, Synth};
 
@@ -93,8 +94,21 @@ struct Report {
     /// Bytes of weights, and operations, of one token.
     weight_bytes_per_token: u64,
     flops_per_token: u64,
+    load: Vec<Load>,
     decode: Vec<Entry>,
     prefill: Vec<Entry>,
+}
+
+/// From a file to the first token.
+#[derive(Clone, Debug, Serialize)]
+struct Load {
+    /// `None` where the backend chose.
+    threads: Option<usize>,
+    /// Bytes of the file's tensors, and seconds until an engine stood.
+    bytes: u64,
+    seconds: f64,
+    /// From then until the first token behind a short prompt.
+    first_token_seconds: f64,
 }
 
 /// One speed.
@@ -136,6 +150,7 @@ impl Args {
             backend: "",
             weight_bytes_per_token: roofline.work.bytes,
             flops_per_token: roofline.work.flops,
+            load: Vec::new(),
             decode: Vec::new(),
             prefill: Vec::new(),
         };
@@ -185,8 +200,8 @@ impl Args {
         report: &mut Report,
         context: &Context,
     ) -> anyhow::Result<()> {
-        let benches = self.benches();
-        let longest = benches.iter().map(Bench::positions).max().unwrap_or(1);
+        let benches = self.benches(config.context_max);
+        let longest = benches.iter().map(Bench::positions).max().unwrap_or(1).max(FIRST_PROMPT);
         let (n_slots, chunk) = (self.streams.get(), self.chunk.get());
         let options = Options {
             anchor_bytes: 0,
@@ -195,7 +210,15 @@ impl Args {
             logit_rows: n_slots,
             ..Options::single(longest, chunk.max(n_slots))
         };
-        let (mut engine, _) = self.model_args(threads).engine(gguf, config, options)?;
+        let start = Instant::now();
+        let args = self.model_args(threads);
+        let (mut engine, _) = args.engine(gguf, config, options, context.quiet)?;
+        report.load.push(Load {
+            threads: threads.map(NonZeroUsize::get),
+            bytes: gguf.tensors().iter().map(|tensor| tensor.n_bytes).sum(),
+            seconds: start.elapsed().as_secs_f64(),
+            first_token_seconds: first_token(&mut *engine)?,
+        });
         report.backend = engine.info().backend;
         let ceilings = match (self.vs_roofline, report.backend) {
             (false, _) => None,
@@ -247,11 +270,16 @@ impl Args {
         }
     }
 
-    fn benches(&self) -> Vec<Bench> {
+    /// What to time. A context that is all the model has is made as much smaller as what follows it
+    /// takes.
+    fn benches(&self, context_max: usize) -> Vec<Bench> {
         let bench = |filled: bool| {
             let (prompt, generate) = (self.prompt as usize, self.generate.get());
             let streams = self.streams.get();
-            move |&context: &usize| Bench { prompt, generate, context, filled, streams }
+            move |&context: &usize| {
+                let bench = Bench { prompt, generate, context, filled, streams };
+                if context <= context_max { bench.within(context_max) } else { bench }
+            }
         };
         let mut benches: Vec<Bench> = self.depth.iter().map(bench(false)).collect();
         benches.extend(self.fill_kv.iter().map(bench(true)));
@@ -318,6 +346,10 @@ fn print_table(context: &mut Context, report: &Report) -> anyhow::Result<()> {
         ]);
     }
     table.print(&mut context.out)?;
+    writeln!(context.out)?;
+    for load in &report.load {
+        print_load(context, load)?;
+    }
     if let Some(Entry { memory_gb_per_s: Some(bandwidth), arithmetic_gflop_per_s, .. }) =
         report.decode.first()
     {
@@ -325,12 +357,24 @@ fn print_table(context: &mut Context, report: &Report) -> anyhow::Result<()> {
             .map_or(String::new(), |rate| format!(", products from the caches {rate:.0} GFLOP/s"));
         writeln!(
             context.out,
-            "\nA token reads {} of weights and takes {:.2} GFLOP. In this run, plain reads of memory \
+            "A token reads {} of weights and takes {:.2} GFLOP. In this run, plain reads of memory \
              reach {bandwidth:.1} GB/s{arithmetic}.",
             print::bytes(report.weight_bytes_per_token),
             report.flops_per_token as f64 / 1e9,
         )?;
     }
+    Ok(())
+}
+
+fn print_load(context: &mut Context, load: &Load) -> anyhow::Result<()> {
+    writeln!(
+        context.out,
+        "Loaded {} in {:.2} s, {:.2} GB/s; the first token behind {FIRST_PROMPT} took {:.1} ms more.",
+        print::bytes(load.bytes),
+        load.seconds,
+        load.bytes as f64 / load.seconds / 1e9,
+        1e3 * load.first_token_seconds,
+    )?;
     Ok(())
 }
 

@@ -93,7 +93,7 @@ impl Args {
         let gguf = model.file()?;
         let config = Config::from_gguf(&gguf)?;
         let options = self.options(&config, tokens.len());
-        let (mut engine, _) = model.engine(&gguf, &config, options)?;
+        let (mut engine, _) = model.engine(&gguf, &config, options, context.quiet)?;
         let logits = self.read(&mut *engine, &tokens)?;
         write_logits(&self.out, &logits)?;
         if let Some(n) = self.greedy {

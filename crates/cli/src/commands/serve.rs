@@ -78,7 +78,7 @@ impl Args {
         // Before the weights are loaded: a port that is taken is found out at once.
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot listen on {}:{}", self.host, self.port))?;
-        let loaded = self.model.open_sized(|config| self.options(config))?;
+        let loaded = self.model.open_sized(context.quiet, |config| self.options(config))?;
         let mut options = server::Options::new(self.served_name(), loaded.format.0);
         options.thinks = thinks;
         options.api_key.clone_from(&self.api_key);

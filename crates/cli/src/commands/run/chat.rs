@@ -177,15 +177,21 @@ impl Chat {
         let mut parser = self.conversation.parser(self.loaded.tokenizer.clone(), Vec::new());
         let (mut reply, mut sampled) = (Reply::default(), Vec::new());
         let engine = &mut *self.loaded.engine;
-        let context = engine.info().options.context;
+        let info = engine.info();
+        let context = info.options.context;
+        // The device chooses where nothing but the logits decides.
+        let chooses = info.samples && self.sampling.repeat_penalty == 1.0;
         listener.begins();
         let ended = loop {
             let held = engine.tokens(0);
-            let logits = match &self.prompt_end {
-                Some((_, logits)) if sampled.is_empty() => logits,
-                _ => engine.logits(0),
+            let first = self.prompt_end.as_ref().filter(|_| sampled.is_empty());
+            let token = match first {
+                None if chooses => engine.chosen(0),
+                first => {
+                    let logits = first.map_or_else(|| engine.logits(0), |(_, logits)| logits);
+                    self.sampler.sample(logits, &self.sampling, held, held.len())
+                }
             };
-            let token = self.sampler.sample(logits, &self.sampling, held, held.len());
             let full = held.len() + 1 > context;
             if token == eos {
                 break Ended::Stop;
@@ -202,7 +208,9 @@ impl Chat {
             if listener.stopped() {
                 break Ended::Cancelled;
             }
-            engine.feed(&[Feed { slot: 0, tokens: &[token], wanted: Wanted::Last(1) }])?;
+            let next = self.sampling.draw(held.len() + 1);
+            let wanted = if chooses { Wanted::Token(next) } else { Wanted::Last(1) };
+            engine.feed(&[Feed { slot: 0, tokens: &[token], wanted }])?;
             engine.commit(&[1])?;
         };
         let finish = match ended {

@@ -126,7 +126,7 @@ impl Args {
         if self.warm && self.warm(context)?.is_break() {
             return Ok(());
         }
-        let loaded = self.model.open()?;
+        let loaded = self.model.open(context.quiet)?;
         if loaded.format.1 && matches!(self.think, Thinking::High | Thinking::Max) {
             context.note(&format!(
                 "nothing in the file tells its prompt format; {} is assumed, --prompt-format \

@@ -153,7 +153,8 @@ impl Repl<'_> {
             // The old engine stays until the new one stands: a context that does not fit leaves
             // the conversation as it was.
             let model = crate::open::ModelArgs { ctx: Some(tokens), ..self.args.model.clone() };
-            self.chat.replace(model.open()?);
+            // A bar would stand in the conversation.
+            self.chat.replace(model.open(true)?);
         }
         let (used, context) = self.chat.filled();
         let (used, context) = (print::count(used as u64), print::count(context as u64));

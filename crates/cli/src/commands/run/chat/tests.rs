@@ -53,7 +53,7 @@ fn chat(ctx: u32) -> (Chat, tempfile::TempDir) {
         chunk: NonZeroUsize::new(16),
         prompt_format: None,
     };
-    let mut chat = Chat::new(args.open().unwrap(), Thinking::Off, None);
+    let mut chat = Chat::new(args.open(true).unwrap(), Thinking::Off, None);
     chat.answer_max = 8;
     (chat, dir)
 }

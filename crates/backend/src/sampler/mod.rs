@@ -6,7 +6,7 @@
 
 mod weights;
 
-use weights::{Weights, largest_allowed};
+use weights::{FLOOR, Weights, largest_allowed};
 
 /// How to sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +39,17 @@ impl Sampling {
         seed: 0,
     };
 
+    /// The choice of the token at position `pos`, but for the repeat penalty.
+    pub fn draw(&self, pos: usize) -> Draw {
+        Draw {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            share: uniform(self.seed, pos),
+        }
+    }
+
     /// Names the first value that is out of range.
     ///
     /// # Errors
@@ -55,6 +66,44 @@ impl Sampling {
     }
 }
 
+/// One choice: how, with what chance decides it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// As in [`Sampling`].
+    pub temperature: f32,
+    /// As in [`Sampling`].
+    pub top_k: usize,
+    /// As in [`Sampling`].
+    pub top_p: f32,
+    /// As in [`Sampling`].
+    pub min_p: f32,
+    /// The share of all weight at which the token lies, in the order of ids: in [0, 1), a multiple of
+    /// 2⁻²⁴.
+    pub share: f32,
+}
+
+impl Draw {
+    /// Always the best token.
+    pub const GREEDY: Self =
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, share: 0.0 };
+
+    /// Whether it is the best token, whatever the share.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 || self.top_k == 1
+    }
+
+    /// What differences of logits are multiplied with.
+    pub fn scale(&self) -> f32 {
+        1.0 / self.temperature
+    }
+
+    /// Tokens whose scaled logit is further below the best one's weigh nothing: a cut by `min_p`, and
+    /// below e⁻⁸⁰ weights do not exist beside the best.
+    pub fn floor(&self) -> f32 {
+        if self.min_p > 0.0 { self.min_p.ln().max(FLOOR) } else { FLOOR }
+    }
+}
+
 /// Scratch for one sampling stream; nothing is allocated per token.
 #[derive(Debug)]
 pub struct Sampler {
@@ -68,13 +117,18 @@ impl Sampler {
         Self { weights: Weights::new(n_vocab), logits: Vec::with_capacity(n_vocab) }
     }
 
+    /// The next token.
+    pub fn draw(&mut self, logits: &[f32], draw: &Draw) -> u32 {
+        self.choose(logits, None, draw).unwrap_or_else(|| argmax(logits))
+    }
+
     /// The next token. `recent` are the tokens that the repeat penalty may look at, `pos` is the
     /// position that the token will have.
     pub fn sample(&mut self, logits: &[f32], how: &Sampling, recent: &[u32], pos: usize) -> u32 {
         if how.repeat_penalty != 1.0 {
             return self.sample_penalised(logits, how, recent, pos);
         }
-        self.choose(logits, None, how, pos).unwrap_or_else(|| argmax(logits))
+        self.draw(logits, &how.draw(pos))
     }
 
     /// As [`Sampler::sample`], among tokens whose bit is set: bit `token % 32` of word
@@ -86,7 +140,7 @@ impl Sampler {
         how: &Sampling,
         pos: usize,
     ) -> Option<u32> {
-        self.choose(logits, Some(mask), how, pos)
+        self.choose(logits, Some(mask), &how.draw(pos))
     }
 
     fn sample_penalised(
@@ -109,34 +163,27 @@ impl Sampler {
                 *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             }
         }
-        let chosen = self.choose(&adjusted, None, how, pos);
-        let token = chosen.unwrap_or_else(|| argmax(&adjusted));
+        let token = self.draw(&adjusted, &how.draw(pos));
         self.logits = adjusted;
         token
     }
 
-    fn choose(
-        &mut self,
-        logits: &[f32],
-        mask: Option<&[u32]>,
-        how: &Sampling,
-        pos: usize,
-    ) -> Option<u32> {
+    fn choose(&mut self, logits: &[f32], mask: Option<&[u32]>, how: &Draw) -> Option<u32> {
         let best = match mask {
             Some(mask) => largest_allowed(logits, mask),
             None => largest(logits),
         };
-        if how.temperature == 0.0 || how.top_k == 1 || !best.is_finite() {
+        if how.is_greedy() || !best.is_finite() {
             return first(logits, mask, best);
         }
-        self.weights.weigh(logits, mask, best, (how.temperature, how.min_p));
+        self.weights.weigh(logits, mask, best, (how.scale(), how.floor()));
         if how.top_k > 0 && how.top_k < logits.len() {
             self.weights.keep_top_k(how.top_k);
         }
         if how.top_p < 1.0 {
             self.weights.keep_top_p(how.top_p);
         }
-        self.weights.draw(uniform(how.seed, pos))
+        self.weights.draw(how.share)
     }
 }
 

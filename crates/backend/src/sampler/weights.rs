@@ -18,7 +18,7 @@ const BLOCK: usize = 256;
 /// Weights whose largest bounds a cut by rank.
 const MAXIMUM_OF: usize = 64;
 /// Weights below e⁻⁸⁰ are out: beside the best they do not exist in f32.
-const FLOOR: f32 = -80.0;
+pub(super) const FLOOR: f32 = -80.0;
 
 /// Where a cut falls: weights above `least` stay, and the first `n_ties` tokens that weigh it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,17 +36,15 @@ impl Weights {
         }
     }
 
-    /// Weighs logits against the best of them that may come; that weighs 1. Weights below `min_p`
-    /// and tokens without a bit in `mask` are out.
+    /// Weighs logits against the best of them that may come; that weighs 1. What is further below it
+    /// than `floor`, times `scale`, and tokens without a bit in `mask` are out.
     pub(super) fn weigh(
         &mut self,
         logits: &[f32],
         mask: Option<&[u32]>,
         best: f32,
-        (temperature, min_p): (f32, f32),
+        (scale, floor): (f32, f32),
     ) {
-        let floor = if min_p > 0.0 { min_p.ln().max(FLOOR) } else { FLOOR };
-        let scale = 1.0 / temperature;
         self.of.resize(logits.len(), 0.0);
         self.masses.clear();
         let blocks = self.of.chunks_mut(BLOCK).zip(logits.chunks(BLOCK));
@@ -305,7 +303,8 @@ mod tests {
             let mut weights = Weights::new(n);
             let top_k = 1 + (next() * n as f32) as usize;
             let top_p = if round % 7 == 0 { 0.0 } else { next() };
-            weights.weigh(&logits, None, best, (0.7, if round % 5 == 0 { 0.05 } else { 0.0 }));
+            let floor = if round % 5 == 0 { 0.05f32.ln() } else { FLOOR };
+            weights.weigh(&logits, None, best, (1.0 / 0.7, floor));
             let want = by_sorting(&weights, top_k, top_p);
             weights.keep_top_k(top_k);
             weights.keep_top_p(top_p);
@@ -316,7 +315,7 @@ mod tests {
     #[test]
     fn equal_weights_are_cut_by_id() {
         let mut weights = Weights::new(1000);
-        weights.weigh(&[3.0; 1000], None, 3.0, (1.0, 0.0));
+        weights.weigh(&[3.0; 1000], None, 3.0, (1.0, FLOOR));
         weights.keep_top_p(0.25);
         assert_eq!(weights.kept(), (0..250).collect::<Vec<_>>());
         weights.keep_top_k(3);
