@@ -3,7 +3,8 @@
 `bin` holds little-endian arrays back to back; `json` gives dtype, shape and byte offset of each, in the layout of the
 oracle's golden files. For every length n: `tokens/n` [n]; for both numerics, `exact` (no rounding of KV or indexer rows) and
 `model` (FP8 and FP4 rounding), `NUMERICS/n/logits` [4, vocab] of the last four positions and `NUMERICS/n/mtp_logits` [vocab],
-the draft after token n-1 from the streams at n-2. `model/n/greedy` [16] continues greedily, by full recomputation.
+the draft after token n-1 from the streams at n-2. `model/n/greedy` [at most 16] continues greedily to the end of the reply, by
+full recomputation.
 """
 
 import argparse
@@ -17,11 +18,12 @@ from data import mix
 from data.render import render
 from export import read
 from model import ALIGN, Model, Output
-from tokenizer import PAD, Tokenizer
+from tokenizer import EOS, PAD, Tokenizer
 
 FOLDER = Path(__file__).parents[1] / "models"
 # Length -> the case whose rendered dialogue is cut to that many tokens.
 LENGTHS = {17: "arithmetic", 130: "story", 600: "tools", 2000: "recall_4000"}
+# Lengths that are continued, by how many tokens at most.
 GREEDY = {17: 16, 130: 16}
 
 
@@ -54,12 +56,14 @@ def forward(model: Model, ids: list[int], rounding: bool) -> Output:
 
 
 def prompt(tokenizer: Tokenizer, skill: str, length: int) -> list[int]:
-    """The first long enough dialogue of a skill, thinking or not, cut to `length` tokens."""
+    """The first long enough dialogue of a skill, thinking or not, cut to `length` tokens; where it is continued, no earlier than
+    its last reply begins: what users say is chance, and a choice between their words is a tie."""
     for case in mix.cases(skill, 40):
         ids, _ = render(case).tokens(tokenizer)
-        if len(ids) >= length:
+        begin = len(render(case, answer=False).tokens(tokenizer)[0]) if length in GREEDY else 0
+        if begin <= length < len(ids):
             return ids[:length]
-    raise SystemExit(f"no {skill} case has {length} tokens")
+    raise SystemExit(f"no {skill} case can be cut to {length} tokens")
 
 
 def main() -> None:
@@ -79,6 +83,8 @@ def main() -> None:
         for _ in range(GREEDY.get(length, 0)):
             out = forward(model, grown, True)
             grown.append(int((out.hidden[0, len(grown) - 1] @ model.head.weight.T).argmax()))
+            if grown[-1] == EOS:
+                break
         if length in GREEDY:
             store.put(f"model/{length}/greedy", np.array(grown[length:]), "i32")
         print(length, skill, flush=True)

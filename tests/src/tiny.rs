@@ -17,6 +17,11 @@ pub const EXACT: (&str, RowFormat) = ("exact", RowFormat::F32);
 pub const MODEL: (&str, RowFormat) = ("model", RowFormat::ModelWideTail);
 /// Lengths of the golden prompts.
 pub const LENGTHS: [usize; 4] = [17, 130, 600, 2000];
+/// A near tie in the golden values, by numerics and length: for the last token of 600, without rounding of
+/// rows, expert 0 of the last layer leads expert 7 for the second place by 0.0004 (score and bias added).
+/// Activations rounded to eight bits move the two scores by 0.0016 and 0.0010, and the CPU chooses expert 7, by
+/// 0.0002. Logits of that row are then off by up to 1.68; with the golden choice put in, by 0.11.
+pub const NEAR_TIE: (&str, usize) = (EXACT.0, 600);
 
 /// How far a backend may be.
 #[derive(Clone, Copy, Debug, PartialEq)]

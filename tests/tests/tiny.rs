@@ -6,19 +6,14 @@ use backend::Ops;
 use backend::reference::Reference;
 use backend_cpu::{Cpu, PoolOptions};
 use engine::RowFormat;
-use tests::tiny::{Allowed, EXACT, LENGTHS, MODEL, Tiny};
+use tests::tiny::{Allowed, EXACT, LENGTHS, MODEL, NEAR_TIE, Tiny};
 
 /// The reference computes in single precision.
 const SINGLE: Allowed = Allowed { max: 1e-4, rms: 1e-5, gap: 0.0 };
-/// The CPU rounds activations to eight bits before matrices of eight and four.
+/// The CPU rounds activations to eight bits before matrices of eight and four. Found: 0.20 and 0.05 at most.
 const EIGHT_BITS: Allowed = Allowed { max: 0.5, rms: 0.1, gap: 0.0 };
-/// Rows rounded to FP8 and FP4 besides: a value at a boundary falls to either side and can turn
-/// a near tie of the router. One does, traced with the reference, which has the golden choices: at the
-/// 14th token of 17, expert 5 of layer 3 leads expert 3 for the second place by 0.0024 (score and bias
-/// added), activations rounded to eight bits move the scores by up to 0.0027, and expert 3 is chosen, by
-/// 0.00014; in layer 5 a lead of 0.0072 turns after it. Logits of that row are off by up to 2.7, of the
-/// three rows after it by 0.14. What the model says must stay: the greedy tokens are compared, too.
-const BOUNDARIES: Allowed = Allowed { max: 4.0, rms: 0.4, gap: 0.0 };
+/// The CPU at [`NEAR_TIE`], whose other side it takes for one row of the four.
+const OTHER_SIDE: Allowed = Allowed { max: 2.0, rms: 0.2, gap: 0.0 };
 
 fn check<B: Ops>(be: B, n: usize, numerics: (&str, RowFormat), allowed: Allowed) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -47,13 +42,14 @@ fn reference_with_the_models_rounding() {
 #[test]
 fn cpu_without_rounding() {
     for n in LENGTHS {
-        check(cpu(), n, EXACT, EIGHT_BITS);
+        let allowed = if (EXACT.0, n) == NEAR_TIE { OTHER_SIDE } else { EIGHT_BITS };
+        check(cpu(), n, EXACT, allowed);
     }
 }
 
 #[test]
 fn cpu_with_the_models_rounding() {
     for n in LENGTHS {
-        check(cpu(), n, MODEL, BOUNDARIES);
+        check(cpu(), n, MODEL, EIGHT_BITS);
     }
 }

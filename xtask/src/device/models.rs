@@ -7,7 +7,7 @@ use engine::RowFormat;
 use testkit::golden::Golden;
 use testkit::oracle::{self, Scheme};
 use tests::laws::{Agreement, Law, walk};
-use tests::tiny::{Allowed, EXACT, LENGTHS, MODEL, Tiny};
+use tests::tiny::{Allowed, EXACT, LENGTHS, MODEL, NEAR_TIE, Tiny};
 use tests::{Run, check};
 
 use super::report::Report;
@@ -98,9 +98,9 @@ pub(super) fn golden<B: Ops>(make: &dyn Fn() -> B, report: &mut Report) {
     }
 }
 
-/// keid-tiny, whose logits have a standard deviation of 3.6. Its weights have eight and four bits, and
-/// few rows meet them with activations of eight; with rounded rows besides, a near tie of the router can
-/// turn, which moves that token's logits by up to 2.7 (`tests/tests/tiny.rs` traces one).
+/// keid-tiny, whose logits have a standard deviation of 2.6 to 3.8. Its weights have eight and four bits, and
+/// few rows meet them with activations of eight; at a near tie of the router, or with rounded rows besides,
+/// a choice can turn, which moved logits of a token by 1.7 ([`NEAR_TIE`]) and of earlier weights by 2.7.
 pub(super) fn tiny<B: Ops>(root: &Path, make: &dyn Fn() -> B, report: &mut Report) {
     let eight_bits = Allowed { max: 1.0, rms: 0.2, gap: 1.0 };
     let boundaries = Allowed { max: 4.0, rms: 0.4, gap: 1.0 };
@@ -109,6 +109,7 @@ pub(super) fn tiny<B: Ops>(root: &Path, make: &dyn Fn() -> B, report: &mut Repor
             // Token by token only where that is short.
             for chunk in if n <= 130 { &[300, 1][..] } else { &[300] } {
                 let name = format!("{}, {n} tokens, chunks of {chunk}", numerics.0);
+                let allowed = if (numerics.0, n) == NEAR_TIE { boundaries } else { allowed };
                 report.check("tiny", &name, || {
                     let found = Tiny::open(root).check(make(), (n, *chunk), numerics, allowed);
                     Ok(figures(found, (allowed.max, allowed.rms)))
