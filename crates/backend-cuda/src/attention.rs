@@ -6,6 +6,7 @@ use backend::{Act, AttentionWeights, AttentionWork, Pooled, Result, Selected, Sh
 use model::LayerKind;
 
 use crate::attend::{self, Attention};
+use crate::chain;
 use crate::compress::{self, Compressor, SHARES, SPAN_ROWS_MAX, Target};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::index_top_k;
@@ -108,7 +109,8 @@ impl Layer<'_> {
             of_latent.push((&buffers.index_q, indexer.q_b.matrix()?));
         }
         let (raw, norm) = (&own.q_latent_raw, (w.q_a_norm.values()?, parts.shape.config.rms_eps));
-        let chained = n_rows == 1 && matmul::chain_normed(gpu, products, raw, norm, &of_latent)?;
+        let chained = chain::takes(gpu, n_rows)
+            && matmul::chain_normed(gpu, products, raw, norm, &of_latent)?;
         self.finish_latent(work)?;
         if !chained {
             matmul::matmul_many(gpu, products, &buffers.q_latent, &of_latent, n_rows)?;

@@ -1,12 +1,12 @@
 //! Chains: everything that one row needs between two kernels of attention as one launch, in stages
-//! (`cuda/chain/walk.cuh`). Operations add stages; whatever else is launched comes after them.
+//! (`cuda/chain/stages.cuh`). Operations add stages; whatever else is launched comes after them.
 
 use backend::Result;
 
 use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch, args_bytes};
-use crate::matmul::{Layout, Matrix, ring};
+use crate::matmul::{CHUNK_ROWS, Layout, Matrix, ring};
 
-/// As in `cuda/chain/walk.cuh`.
+/// As in `cuda/chain/stages.cuh`.
 const MAX_STAGES: usize = 16;
 const WORDS: usize = 600;
 const MAX_MATRICES: usize = 24;
@@ -18,17 +18,14 @@ const DEPTH: usize = 2;
 const SOURCE_BYTES: usize = 32;
 const MAX_USED: usize = 16;
 const THREADS: u32 = 512;
-const PANEL_ROWS: usize = 16;
 /// Slots, matrices, activations, sums, levels, experts and their weights, sums of a reduction.
 const SHARED: usize = ring::ring_bytes(DEPTH)
     + MAX_MATRICES * SOURCE_BYTES
     + ACTS_BYTES
-    + 2 * MAX_UNIT_SLOTS * 16 * 4
+    + 2 * MAX_UNIT_SLOTS * CHUNK_ROWS * 4
     + ring::GRID_BYTES
     + 2 * MAX_USED * 4
     + 32 * 4;
-/// The oldest device with the bulk copy engine.
-const ARCH_MIN: u32 = 90;
 
 /// What a stage does, as `STAGE_*` there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +58,9 @@ struct ChainArgs {
     counters: DevicePtr,
     first: u32,
     last: u32,
-    n_stages: u32,
-    unused: u32,
 }
 
-// SAFETY: the struct of cuda/chain/walk.cuh, without padding.
+// SAFETY: the struct of cuda/chain/stages.cuh, without padding.
 unsafe impl Args for ChainArgs {}
 
 /// How the activations of a product come to shared memory.
@@ -86,7 +81,7 @@ pub(crate) struct Take {
     pub(crate) eps: f32,
 }
 
-// SAFETY: the struct of cuda/chain/walk.cuh, without padding.
+// SAFETY: the struct of cuda/chain/stages.cuh, without padding.
 unsafe impl Args for Take {}
 
 /// The kernel for a set of layouts: those of a published file's experts beside Q8_0 and F16.
@@ -199,8 +194,6 @@ impl Pending {
             counters: places.counters,
             first: 0,
             last: self.stages.len() as u32,
-            n_stages: self.stages.len() as u32,
-            unused: 0,
         };
         args.stages[..self.stages.len()].copy_from_slice(&self.stages);
         args.words[..self.words.len()].copy_from_slice(&self.words);
@@ -219,15 +212,19 @@ impl Pending {
 
 /// Whether this device can run chains.
 pub(crate) fn has(gpu: &Gpu) -> bool {
-    gpu.arch() >= ARCH_MIN && gpu.description().shared_max >= SHARED
+    gpu.arch() >= ring::ARCH_MIN && gpu.description().shared_max >= SHARED
+}
+
+/// Whether steps of so many rows go through chains here.
+pub(crate) fn takes(gpu: &Gpu, n_rows: usize) -> bool {
+    n_rows == 1 && gpu.chain().borrow().places.is_some()
 }
 
 /// Whether a chain can hold products of these matrices.
-pub(crate) fn can(gpu: &Gpu, matrices: &[&Matrix]) -> bool {
-    gpu.chain().borrow().places.is_some()
-        && matrices.len() <= MAX_MATRICES
+pub(crate) fn can(matrices: &[&Matrix]) -> bool {
+    matrices.len() <= MAX_MATRICES
         && matrices.iter().all(|m| ring::is_whole(m) && ring::slots(m) <= MAX_UNIT_SLOTS)
-        && matrices.iter().all(|m| m.layout().is_chunked() || m.rows().is_multiple_of(PANEL_ROWS))
+        && matrices.iter().all(|m| m.layout().is_chunked() || m.rows().is_multiple_of(CHUNK_ROWS))
         && kernel(matrices.iter().map(|m| m.layout())).is_some()
 }
 
@@ -254,7 +251,7 @@ pub(crate) fn launch(gpu: &Gpu) -> Result<()> {
         return gpu.launch_now(&kernel, launch, &args);
     }
     // Blocks that run one after another cannot meet.
-    for stage in 0..args.n_stages {
+    for stage in 0..args.last {
         (args.first, args.last) = (stage, stage + 1);
         gpu.launch_now(&kernel, launch, &args)?;
     }

@@ -247,7 +247,7 @@ fn next_args(
 }
 
 fn launch(parts: &Parts<'_>, args: &NextArgs, hidden: usize, n_rows: usize) -> Result<()> {
-    if n_rows == 1 && chain::can(parts.gpu, &[]) {
+    if chain::takes(parts.gpu, n_rows) {
         chain::push(parts.gpu, &Work::new(Kind::Expand, args))?;
         return chain::push(parts.gpu, &Work::new(Kind::Collapse, args));
     }

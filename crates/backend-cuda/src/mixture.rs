@@ -2,6 +2,7 @@
 
 use backend::{Act, Ids, MoeWeights, Result, RouterWeights, Routing, Shape};
 
+use crate::chain;
 use crate::gpu::{Buffer, DevicePtr, Gpu};
 use crate::route::{self, Choice};
 use crate::{Cuda, FEW_ROWS, Parts, matmul};
@@ -73,8 +74,8 @@ pub(crate) fn moe(
     };
     let (routing, logits) = (&work.routing, &work.logits);
     let banks = (&w.routed, &w.shared);
-    if n_rows == 1
-        && matmul::can_chain_mixture(gpu, products, banks, routing)?
+    if chain::takes(gpu, n_rows)
+        && matmul::can_chain_mixture(products, banks, routing)?
         && let Some(choice) = route::chain_router(parts, routing, (logits, x), gate, &choice)?
     {
         return matmul::chain_mixture(gpu, products, (y, x), banks, routing, &choice);

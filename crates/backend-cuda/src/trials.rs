@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// Ways to compute that are measured against the default ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trials {
-    /// What one row needs between two kernels of attention is one launch (`cuda/chain/walk.cuh`).
+    /// What one row needs between two kernels of attention is one launch (`cuda/chain/stages.cuh`).
     pub chains: bool,
     /// Every kernel asks for the largest shared memory: a multiprocessor must be empty before it divides its
     /// memory in another way, so that kernels which want different shares cannot overlap.

@@ -1,6 +1,6 @@
-// Chains of one row (walk.cuh says what they are), on devices with the bulk copy engine and much shared
+// Chains of one row (stages.cuh says what they are), on devices with the bulk copy engine and much shared
 // memory.
-#include "walk.cuh"
+#include "stages.cuh"
 
 #define THREADS (32 * CHAIN_WARPS)
 // Marks the bytes of a row of plain values.

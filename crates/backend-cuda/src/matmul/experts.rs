@@ -5,7 +5,7 @@ use backend::{Act, ExpertWeights, Result, Routing};
 use super::round::{Taken, Values};
 use super::weights::{Layout, Matrix, MatrixArgs, Rounding};
 use super::workspace::{RECORD_32, RECORD_256};
-use super::{CHUNK_COLS, FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
+use super::{CHUNK_COLS, CHUNK_ROWS, FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
 use crate::Cuda;
 use crate::chain::{self, Kind, Take, Work};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
@@ -289,7 +289,7 @@ impl Rows<'_> {
         let banks = || std::iter::once(bank).chain(shared);
         let matrices = || banks().flat_map(|b| [b.gate, b.up]);
         let kernels = kernels(matrices().map(Matrix::layout));
-        let panels = bank.gate.rows().div_ceil(16);
+        let panels = bank.gate.rows().div_ceil(CHUNK_ROWS);
         let bytes = ring::experts_shared(ring::WARPS);
         if ring::has(self.gpu, bytes, matrices()) {
             let launch = Launch::new((panels * pairs).min(self.gpu.sms()), ring::THREADS);
@@ -309,7 +309,7 @@ impl Rows<'_> {
     ) -> Result<()> {
         let matrices = || std::iter::once(bank).chain(shared).map(|b| b.down);
         let kernels = kernels(matrices().map(Matrix::layout));
-        let panels = bank.down.rows().div_ceil(16);
+        let panels = bank.down.rows().div_ceil(CHUNK_ROWS);
         let sums = bank.used() * ring::slots(bank.down) + shared.map_or(0, |s| ring::slots(s.down));
         let bytes = ring::experts_shared(sums);
         if ring::has(self.gpu, bytes, matrices()) {
@@ -349,7 +349,6 @@ pub(crate) type Banks<'a> = (&'a ExpertWeights<Cuda>, &'a ExpertWeights<Cuda>);
 
 /// Whether [`chain_mixture`] can take these experts.
 pub(crate) fn can_chain_mixture(
-    gpu: &Gpu,
     ws: &Workspace,
     (routed, shared): Banks<'_>,
     routing: &Routing<Buffer, Buffer>,
@@ -360,7 +359,7 @@ pub(crate) fn can_chain_mixture(
     let terms = ring::slots(shared.down) + routed.used() * ring::slots(routed.down);
     let matrices: Vec<&Matrix> = banks.iter().flat_map(|b| [b.gate, b.up, b.down]).collect();
     let inner = routed.gate.rows();
-    Ok(chain::can(gpu, &matrices)
+    Ok(chain::can(&matrices)
         && matrices.iter().all(|m| m.layout().is_chunked())
         && shared.gate.rows() == inner
         && inner.is_multiple_of(CHUNK_COLS)
@@ -447,7 +446,7 @@ pub(crate) fn chain_mixture(
         bank.gate_x = taken.place(ws, bank.gate_x);
         bank.up_x = taken.place(ws, bank.up_x);
     }
-    let panels = |m: &Matrix| m.rows().div_ceil(16);
+    let panels = |m: &Matrix| m.rows().div_ceil(CHUNK_ROWS);
     let up = Work::new(Kind::Up, &taken.take)
         .and(&UpArgs { banks, grid: ws.grid() })
         .and(choice)

@@ -7,7 +7,7 @@ use backend::{Act, Result};
 use super::gemm::{self, Groups};
 use super::round::{Taken, Values};
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{CHUNK_COLS, Workspace, ring, unsupported, wide};
+use super::{CHUNK_COLS, CHUNK_ROWS, Workspace, ring, unsupported, wide};
 use crate::chain::{self, Kind, Work};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
@@ -15,8 +15,6 @@ use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 const MANY_ROWS: usize = 32;
 const MAX_JOBS: usize = 8;
 const WARPS: usize = 8;
-/// Rows of a panel.
-const PANEL_ROWS: usize = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -101,7 +99,7 @@ pub(super) fn products(
 
 /// Products of one row that is not normed yet, in a chain; only their records are normed. False, and
 /// nothing done, where that is not possible.
-pub(super) fn normed(
+pub(crate) fn chain_normed(
     gpu: &Gpu,
     ws: &Workspace,
     x: &Act<Buffer>,
@@ -176,7 +174,7 @@ impl Piece<'_> {
             n_slices: self.groups.len(),
             n_rows: self.rows.len(),
         };
-        if self.rows.len() == 1 && self.chain(gpu, ws, &values, None, jobs)? {
+        if chain::takes(gpu, self.rows.len()) && self.chain(gpu, ws, &values, None, jobs)? {
             return Ok(());
         }
         if self.rows.len() > MANY_ROWS {
@@ -247,11 +245,11 @@ impl Piece<'_> {
         let matrices: Vec<&Matrix> = jobs.iter().map(|(_, w)| *w).collect();
         let layouts = || matrices.iter().map(|w| w.layout());
         // Groups are whole panels.
-        let split = |w: &&Matrix| !(w.rows() / self.n_groups).is_multiple_of(PANEL_ROWS);
+        let split = |w: &&Matrix| !(w.rows() / self.n_groups).is_multiple_of(CHUNK_ROWS);
         if self.n_groups > 1 && matrices.iter().any(split) {
             return Ok(false);
         }
-        if !chain::can(gpu, &matrices) || (norm.is_some() && !layouts().all(Layout::is_chunked)) {
+        if !chain::can(&matrices) || (norm.is_some() && !layouts().all(Layout::is_chunked)) {
             return Ok(false);
         }
         let Some(taken) = Taken::new(ws, values, norm, layouts()) else { return Ok(false) };

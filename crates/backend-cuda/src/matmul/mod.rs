@@ -18,10 +18,11 @@ use backend::{Act, Error, Result};
 
 use crate::gpu::{Buffer, DevicePtr, Gpu, Kernel, Launch, NAME};
 pub(crate) use experts::{can_chain_mixture, chain_mixture, mixture, routed_experts};
-pub(crate) use weights::Layout;
+pub(crate) use gemv::chain_normed;
 pub use weights::Matrix;
 use weights::MatrixArgs;
 pub(crate) use weights::matrix_bytes;
+pub(crate) use weights::{CHUNK_ROWS, Layout};
 pub(crate) use wide::{Turn, halves_of_heads, has as has_wide, out_of_heads, turned_out};
 pub(crate) use workspace::{Records, Workspace};
 
@@ -64,18 +65,6 @@ pub(crate) fn matmul_many(
     n_rows: usize,
 ) -> Result<()> {
     gemv::products(gpu, ws, x, jobs, 1, n_rows)
-}
-
-/// Products of one row that is not normed yet, as a stage of a chain. False, and nothing done, where that is
-/// not possible.
-pub(crate) fn chain_normed(
-    gpu: &Gpu,
-    ws: &Workspace,
-    x: &Act<Buffer>,
-    norm: (DevicePtr, f32),
-    jobs: &[(&Act<Buffer>, &Matrix)],
-) -> Result<bool> {
-    gemv::normed(gpu, ws, x, norm, jobs)
 }
 
 const EMBED: Kernel = Kernel::new("matmul/embed", "embed_rows");

@@ -12,7 +12,7 @@ const SLOT_BYTES: usize = 4352;
 /// Bytes of plain values that a slot holds of a row.
 const SLOT_ROW: usize = 256;
 /// The oldest device with the bulk copy engine.
-const ARCH_MIN: u32 = 90;
+pub(crate) const ARCH_MIN: u32 = 90;
 /// Pairs whose experts are kept near, and bytes of the grid of IQ2_XXS.
 const NEAR_PAIRS: usize = 256;
 pub(crate) const GRID_BYTES: usize = 1024;

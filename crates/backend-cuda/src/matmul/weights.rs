@@ -13,7 +13,7 @@ use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch, args_bytes};
 use crate::upload;
 use crate::weight::FloatType;
 
-const CHUNK_ROWS: usize = 16;
+pub(crate) const CHUNK_ROWS: usize = 16;
 const REPACK: Kernel = Kernel::new("matmul/repack", "repack");
 
 /// How a matrix lies in device memory; the tags of `layout.cuh`.

@@ -1,4 +1,4 @@
-// What a chain is given, and how a warp walks through its weights.
+// What a chain is given, and how a warp finds its slots of weights.
 //
 // A chain is one kernel that does what a row needs between two kernels of attention: products, and the
 // small operations between them, in stages. Its blocks stay, one on each multiprocessor, and meet after
@@ -44,8 +44,8 @@ struct ChainArgs {
     const uint32_t* grid;
     // Blocks that have come to meetings, and that are done: zeros before and after.
     uint32_t* counters;
-    // The stages to do, and how many there are. The emulator does one at a time.
-    uint32_t first, last, n_stages, unused;
+    // The stages to do: all, but one at a time on the emulator.
+    uint32_t first, last;
 
     template <class T>
     MEMBER const T& at(uint32_t stage, uint32_t bytes = 0) const {
@@ -75,7 +75,7 @@ DEVICE const DownArgs& down_of(const ChainArgs& a, uint32_t stage) { return a.at
 // Addresses below this are places among the activations in shared memory.
 #define NEAR_BYTES (1u << 20)
 
-// A matrix as a walk needs it.
+// A matrix as those who fetch its slots need it.
 struct Source {
     const uint8_t* w;
     // Slots of a panel; bytes of a slot, of a panel, of a panel's last slot. Of plain values, whose rows make
