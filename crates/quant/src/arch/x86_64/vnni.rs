@@ -13,7 +13,7 @@ use crate::dot::{Out, PANEL_COLS, RoundedRows, Scratch, Weights};
 ///
 /// Products of up to four rows wait for each other's sums and take the same time, those of eight take twice
 /// as long, so a tile may be larger than its rows: the last row stands in for those past the end.
-pub(super) fn for_tiles(n_rows: usize, mut visit: impl FnMut(usize, usize)) {
+fn for_tiles(n_rows: usize, mut visit: impl FnMut(usize, usize)) {
     let mut n = 0;
     while n < n_rows {
         let len = match n_rows - n {
@@ -34,26 +34,44 @@ pub(super) unsafe fn q8_0(
     out: &mut Out<'_>,
     scratch: &mut Scratch,
 ) {
-    let n_rows = out.rows();
-    Panel::each(w, |panel| {
-        // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
-        unsafe {
-            pack_q8_0(w, &panel, scratch);
-            for_tiles(n_rows, |n, len| {
-                panel.fetch_next(w, n..(n + len).min(n_rows), n_rows);
-                let tile = Tile { index, n, n_rows };
-                match len {
-                    8 => multiply_q8_0::<8>(&panel, acts, tile, out, scratch),
-                    4 => multiply_q8_0::<4>(&panel, acts, tile, out, scratch),
-                    _ => multiply_q8_0::<1>(&panel, acts, tile, out, scratch),
-                }
-            });
-        }
-    });
+    let tiles = [multiply_q8_0::<1>, multiply_q8_0::<4>, multiply_q8_0::<8>];
+    // SAFETY: promised by the caller, and all of these are for this format.
+    unsafe { each_tile((pack_q8_0, tiles), w, (acts, index), out, scratch) }
 }
 
 /// Unpacks a panel: weights, then what belongs to their blocks.
 pub(super) type Pack = unsafe fn(&Weights<'_>, &Panel, &mut Scratch);
+/// All rows of a panel times those of a tile.
+pub(super) type Multiply = unsafe fn(&Panel, &RoundedRows, Tile<'_>, &mut Out<'_>, &mut Scratch);
+
+/// Unpacks each panel and multiplies it with tiles of one, four and eight rows. While it is multiplied, the
+/// next is fetched.
+///
+/// # Safety
+/// `pack` and the products must be made for the format of `w`, and `acts` as wide.
+pub(super) unsafe fn each_tile(
+    (pack, [one, four, eight]): (Pack, [Multiply; 3]),
+    w: &Weights<'_>,
+    (acts, index): (&RoundedRows, Option<&[u32]>),
+    out: &mut Out<'_>,
+    scratch: &mut Scratch,
+) {
+    let n_rows = out.rows();
+    Panel::each(w, |panel| {
+        // SAFETY: the panel lies in `w`; the rest is promised by the caller.
+        unsafe { pack(w, &panel, scratch) };
+        for_tiles(n_rows, |n, len| {
+            panel.fetch_next(w, n..(n + len).min(n_rows), n_rows);
+            let multiply = match len {
+                8 => eight,
+                4 => four,
+                _ => one,
+            };
+            // SAFETY: the panel is unpacked; the rest is promised by the caller.
+            unsafe { multiply(&panel, acts, Tile { index, n, n_rows }, out, scratch) };
+        });
+    });
+}
 
 /// Any format but Q8_0. Where `TURNED`, of every four groups of eight weights `pack` has all first ones together,
 /// then all second ones, and so on.
@@ -65,22 +83,9 @@ pub(super) unsafe fn blocks<F: Format, const TURNED: bool>(
     out: &mut Out<'_>,
     scratch: &mut Scratch,
 ) {
-    let n_rows = out.rows();
-    Panel::each(w, |panel| {
-        // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
-        unsafe {
-            pack(w, &panel, scratch);
-            for_tiles(n_rows, |n, len| {
-                panel.fetch_next(w, n..(n + len).min(n_rows), n_rows);
-                let tile = Tile { index, n, n_rows };
-                match len {
-                    8 => multiply::<F, TURNED, 8>(&panel, acts, tile, out, scratch),
-                    4 => multiply::<F, TURNED, 4>(&panel, acts, tile, out, scratch),
-                    _ => multiply::<F, TURNED, 1>(&panel, acts, tile, out, scratch),
-                }
-            });
-        }
-    });
+    let tiles = [multiply::<F, TURNED, 1>, multiply::<F, TURNED, 4>, multiply::<F, TURNED, 8>];
+    // SAFETY: promised by the caller, and all of these are for this format.
+    unsafe { each_tile((pack, tiles), w, (acts, index), out, scratch) }
 }
 
 /// As [`gather`], for whole lines: every four groups of eight bytes are turned into eight of four.

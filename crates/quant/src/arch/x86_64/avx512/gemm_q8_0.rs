@@ -15,7 +15,7 @@ use std::arch::x86_64::*;
 
 use crate::arch::x86_64::gemm::{FEW_ROWS, Panel, SIDE, Tile, bytes_of};
 use crate::arch::x86_64::lanes::gather_f16;
-use crate::arch::x86_64::vnni::{self, Sums, fetch, for_tiles, transpose};
+use crate::arch::x86_64::vnni::{self, Sums, fetch, transpose};
 use crate::dot::{Out, PANEL_COLS, PANEL_ROWS, RoundedRows, Scratch, Weights};
 
 const BYTES: usize = 34;
@@ -34,27 +34,14 @@ pub(super) unsafe fn q8_0(
     out: &mut Out<'_>,
     scratch: &mut Scratch,
 ) {
-    let n_rows = out.rows();
     // For these it does not pay to unpack weights to words.
-    if n_rows <= FEW_ROWS {
+    if out.rows() <= FEW_ROWS {
         // SAFETY: promised by the caller.
         return unsafe { vnni::q8_0(w, acts, index, out, scratch) };
     }
-    Panel::each(w, |panel| {
-        // SAFETY: the panel lies in `w`, whose format this is, and `acts` is as wide.
-        unsafe {
-            pack(w, &panel, scratch);
-            for_tiles(n_rows, |n, len| {
-                panel.fetch_next(w, n..(n + len).min(n_rows), n_rows);
-                let tile = Tile { index, n, n_rows };
-                match len {
-                    8 => multiply::<8>(&panel, acts, tile, out, scratch),
-                    4 => multiply::<4>(&panel, acts, tile, out, scratch),
-                    _ => multiply::<1>(&panel, acts, tile, out, scratch),
-                }
-            });
-        }
-    });
+    let tiles = [multiply::<1>, multiply::<4>, multiply::<8>];
+    // SAFETY: promised by the caller, and all of these are for this format.
+    unsafe { vnni::each_tile((pack, tiles), w, (acts, index), out, scratch) }
 }
 
 /// Where in the scales a panel has what weights alone come to, a dword for every row and block.
