@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use backend::Ops;
+use backend::{Ops, SendOps};
 use engine::{Core, Engine, Feed, Options, RowFormat, Wanted, argmax};
 use testkit::oracle::Scheme;
 use testkit::random::{self, Draw};
@@ -95,14 +95,7 @@ impl<B: Ops> Truth<B> {
 ///
 /// # Panics
 /// When the law is broken; the message names the seed.
-pub fn walk<B>(seed: u64, steps: usize, law: Law, make: &dyn Fn(usize) -> B) -> Seen
-where
-    B: Ops + Send,
-    B::Buf: Send,
-    B::IdBuf: Send,
-    B::Weight: Send,
-    B::Kv: Send,
-{
+pub fn walk<B: SendOps>(seed: u64, steps: usize, law: Law, make: &dyn Fn(usize) -> B) -> Seen {
     let mut draw = Draw::new(seed ^ 0x1A35);
     let config = random::config(seed);
     // Block formats only where every row is made of whole blocks.
@@ -143,14 +136,7 @@ where
     walk.seen
 }
 
-impl<B> Walk<B>
-where
-    B: Ops + Send,
-    B::Buf: Send,
-    B::IdBuf: Send,
-    B::Weight: Send,
-    B::Kv: Send,
-{
+impl<B: SendOps> Walk<B> {
     fn step(&mut self) {
         match self.draw.below(10) {
             0..=3 => self.feed_some(),

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use backend::Ops;
 use backend::reference::Reference;
+use backend::SendOps;
 use backend_cpu::{Cpu, PoolOptions};
 use engine::{Core, Engine, Feed, Options, RowFormat, Wanted, prefill};
 use testkit::oracle::Scheme;
@@ -13,14 +13,7 @@ use tests::Model;
 use tests::laws::{self, Agreement, Law};
 
 /// A walk on which every bit is the same.
-fn walk<B>(seed: u64, steps: usize, rows: RowFormat, make: &dyn Fn(usize) -> B)
-where
-    B: Ops + Send,
-    B::Buf: Send,
-    B::IdBuf: Send,
-    B::Weight: Send,
-    B::Kv: Send,
-{
+fn walk<B: SendOps>(seed: u64, steps: usize, rows: RowFormat, make: &dyn Fn(usize) -> B) {
     let law = Law { rows, step_rows: 48, agreement: |_| Agreement::Bits };
     let seen = laws::walk(seed, steps, law, make);
     assert!(seen.rows > 0, "seed {seed} compares nothing");

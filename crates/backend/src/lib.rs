@@ -28,6 +28,7 @@ pub use host_kv::{HostKv, SpanRows};
 pub use kv::{AnchorView, KvLayout, LayerLayout, PAGE_TOKENS, RowFormat, RowLayout};
 pub use ops::{
     AttentionBuffers, AttentionWork, ExpertBuffers, Ops, PoolInput, Pooled, Routing, Selected,
+    SendOps,
 };
 pub use sampler::{Draw, Sampler, Sampling, argmax};
 pub use scratch::Scratch;

@@ -407,3 +407,8 @@ pub trait Ops: Device + Sized {
         Ok(())
     }
 }
+
+/// A backend that another thread may use, with everything that it hands out.
+pub trait SendOps: Ops + Device<Buf: Send, IdBuf: Send, Weight: Send, Kv: Send> + Send {}
+
+impl<B> SendOps for B where B: Ops + Device<Buf: Send, IdBuf: Send, Weight: Send, Kv: Send> + Send {}

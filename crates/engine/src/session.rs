@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use backend::Ops;
+use backend::SendOps;
 
 use crate::core::{Core, Feed, Wanted};
 use crate::error::{Error, Result};
@@ -105,14 +105,7 @@ pub trait Engine: Send {
     fn available_pages(&self) -> usize;
 }
 
-impl<B> Engine for Core<B>
-where
-    B: Ops + Send,
-    B::Buf: Send,
-    B::IdBuf: Send,
-    B::Weight: Send,
-    B::Kv: Send,
-{
+impl<B: SendOps> Engine for Core<B> {
     fn info(&self) -> Info {
         Info {
             backend: self.be.name(),

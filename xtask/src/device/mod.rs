@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use backend::Ops;
 use backend::cases::{Case, Visitor, check, for_each};
+use backend::{Ops, SendOps};
 use backend_cpu::{Cpu, PoolOptions};
 use backend_cuda::driver::{Driver, nvidia::Nvidia};
 use backend_cuda::{Cuda, Trials};
@@ -128,14 +128,7 @@ impl Args {
         report.finish()
     }
 
-    fn check<B>(&self, make: &dyn Fn() -> B, report: &mut Report)
-    where
-        B: Ops + Send,
-        B::Buf: Send,
-        B::IdBuf: Send,
-        B::Weight: Send,
-        B::Kv: Send,
-    {
+    fn check<B: SendOps>(&self, make: &dyn Fn() -> B, report: &mut Report) {
         if self.wants(Part::Cases) {
             for_each(&mut Cases { args: self, make, report });
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use backend::Ops;
+use backend::{Ops, SendOps};
 use engine::RowFormat;
 use testkit::golden::Golden;
 use testkit::oracle::{self, Scheme};
@@ -16,14 +16,7 @@ use super::report::Report;
 const STEPS: usize = 25;
 
 /// Walks over random models. Kernels for few, more and many rows add in different orders.
-pub(super) fn laws<B>(walks: u64, make: &dyn Fn() -> B, report: &mut Report)
-where
-    B: Ops + Send,
-    B::Buf: Send,
-    B::IdBuf: Send,
-    B::Weight: Send,
-    B::Kv: Send,
-{
+pub(super) fn laws<B: SendOps>(walks: u64, make: &dyn Fn() -> B, report: &mut Report) {
     for (rows, step_rows, first) in [
         (RowFormat::F32, 48, 100),
         // More rows than kernels for few take, so that prompts go through those for many.
