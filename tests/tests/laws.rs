@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use backend::reference::Reference;
 use backend::SendOps;
+use backend::reference::Reference;
 use backend_cpu::{Cpu, PoolOptions};
 use engine::{Core, Engine, Feed, Options, RowFormat, Wanted, prefill};
 use testkit::oracle::Scheme;

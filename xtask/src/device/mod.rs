@@ -11,7 +11,7 @@ mod report;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use backend::cases::{Case, Visitor, check, for_each};
 use backend::{Ops, SendOps};
 use backend_cpu::{Cpu, PoolOptions};
@@ -100,6 +100,7 @@ impl Args {
     /// Prints a line a check; fails when one does.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         if self.backend == BackendArg::Cpu {
+            ensure!(self.trial == Trials::default(), "--trial: expected --backend cuda, found cpu");
             let make = || Cpu::new(PoolOptions { threads: None, pin: false });
             make().context("cannot start the threads")?;
             let mut report = Report::new(None);

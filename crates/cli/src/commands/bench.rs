@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use backend_cuda::{Cuda, Trials};
 use engine::Options;
 use gguf::Gguf;
@@ -141,6 +141,12 @@ struct Entry {
 
 impl Args {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        // Another backend would ignore it.
+        if self.trial != Trials::default() && self.backend != BackendArg::Cuda {
+            bail!(UsageError(
+                "--trial: expected --backend cuda beside it, found another".to_owned()
+            ));
+        }
         let gguf = self.file()?;
         let config = Config::from_gguf(&gguf)?;
         let roofline = Roofline::new(&gguf, &config);
