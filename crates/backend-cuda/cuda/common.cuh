@@ -45,15 +45,18 @@ DEVICE void let_next_begin() {
 #define KERNEL_WITH(bounds, before, name, Args)                                                  \
     DEVICE void name##_body(const Args& a);                                               \
     extern "C" __global__ void __launch_bounds__ bounds name(const __grid_constant__ Args a) {   \
-        let_next_begin();                                                                        \
         before;                                                                                  \
         name##_body(a);                                                                          \
     }                                                                                            \
     DEVICE void name##_body(const Args& a)
-#define KERNEL(threads, name, Args) KERNEL_WITH((threads), await_previous(), name, Args)
+#define KERNEL(threads, name, Args) \
+    KERNEL_WITH((threads), let_next_begin(); await_previous(), name, Args)
 #define KERNEL_OCC(threads, blocks, name, Args) \
-    KERNEL_WITH((threads, blocks), await_previous(), name, Args)
-#define KERNEL_EARLY(threads, blocks, name, Args) KERNEL_WITH((threads, blocks), , name, Args)
+    KERNEL_WITH((threads, blocks), let_next_begin(); await_previous(), name, Args)
+#define KERNEL_EARLY(threads, blocks, name, Args) \
+    KERNEL_WITH((threads, blocks), let_next_begin(), name, Args)
+// One that also says itself when the next may begin.
+#define KERNEL_HOLDING(threads, blocks, name, Args) KERNEL_WITH((threads, blocks), , name, Args)
 #define SHARED __shared__
 #define DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) unsigned char name##_bytes[]; \
     T* const name = reinterpret_cast<T*>(name##_bytes)

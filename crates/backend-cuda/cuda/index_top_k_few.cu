@@ -196,6 +196,7 @@ KERNEL_EARLY(32 * SCORE_WARPS, 1, index_scores_few, IndexFewArgs) {
 #define SELECT_WARPS (SELECT_THREADS / 32)
 // Kept scores that the last block holds in shared memory, at most.
 #define LIST_MAX 4096
+#define LIST_EACH (LIST_MAX / SELECT_THREADS)
 // The rest of a kept score is looked at in two digits.
 #define DIGIT_BITS (REST_BITS / 2)
 #define DIGITS (1 << DIGIT_BITS)
@@ -215,12 +216,21 @@ struct Select {
 // What all parts of a row have kept.
 struct Kept {
     const uint32_t* parts;    // [parts, PART]
-    uint32_t n_parts;
+    uint32_t n_parts, total;
     bool listed;              // in shared memory
 
-    // What a score is compared by: number i of a part.
-    MEMBER uint32_t word(const Select& s, uint32_t part, uint32_t i) const {
-        return listed ? s.list[s.offset[part] + i] : __ldcg(parts + uint64_t(part) * PART + i);
+    // Number i of a part.
+    MEMBER uint32_t word(uint32_t part, uint32_t i) const { return __ldcg(parts + uint64_t(part) * PART + i); }
+
+    // The part of number `at` of all: the last that begins there or before.
+    MEMBER uint32_t part_of(const Select& s, uint32_t at) const {
+        uint32_t low = 0, high = n_parts;
+        while (high - low > 1) {
+            const uint32_t middle = (low + high) / 2;
+            if (s.offset[middle] <= at) low = middle;
+            else high = middle;
+        }
+        return low;
     }
 };
 
@@ -252,34 +262,24 @@ DEVICE void keep_part(const IndexFewArgs& a, uint32_t r, uint32_t visible, uint3
 
 // Finds what was kept, and takes it to shared memory if there is room.
 DEVICE Kept gather(const IndexFewArgs& a, uint32_t r, uint32_t n_parts, Select& s) {
-    const uint32_t part = threadIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t part = threadIdx.x;
     const uint32_t own = part < n_parts ? __ldcg(a.kept + uint64_t(r) * PARTS_MAX + part) : 0u;
     uint32_t total;
     s.kept[part] = own;
     s.offset[part] = sum_before(own, s.sums, total);
     const float* scores = a.index.scores + uint64_t(r) * a.index.score_cols;
-    const Kept kept = {reinterpret_cast<const uint32_t*>(scores), n_parts, total <= LIST_MAX};
+    const Kept kept = {reinterpret_cast<const uint32_t*>(scores), n_parts, total, total <= LIST_MAX};
     __syncthreads();
     if (!kept.listed) return kept;
-    const uint32_t ahead = 8;
-    for (uint32_t first = warp; first < n_parts; first += ahead * SELECT_WARPS) {
-        uint32_t words[ahead];
+    uint32_t words[LIST_EACH];
 #pragma unroll
-        for (uint32_t i = 0; i < ahead; i++) {
-            const uint32_t p = first + i * SELECT_WARPS;
-            const bool exists = p < n_parts && lane < s.kept[p];
-            words[i] = exists ? __ldcg(kept.parts + uint64_t(p) * PART + lane) : 0u;
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < ahead; i++) {
-            const uint32_t p = first + i * SELECT_WARPS;
-            if (p >= n_parts) break;
-            if (lane < s.kept[p]) s.list[s.offset[p] + lane] = words[i];
-            for (uint32_t k = lane + 32; k < s.kept[p]; k += 32) {
-                s.list[s.offset[p] + k] = __ldcg(kept.parts + uint64_t(p) * PART + k);
-            }
-        }
+    for (uint32_t i = 0; i < LIST_EACH; i++) {
+        const uint32_t at = threadIdx.x + i * SELECT_THREADS;
+        const uint32_t p = kept.part_of(s, at);
+        words[i] = at < total ? kept.word(p, at - s.offset[p]) : 0u;
     }
+#pragma unroll
+    for (uint32_t i = 0; i < LIST_EACH; i++) s.list[threadIdx.x + i * SELECT_THREADS] = words[i];
     __syncthreads();
     return kept;
 }
@@ -292,7 +292,7 @@ DEVICE void for_kept(const Kept& kept, const Select& s, Visit visit) {
         const uint32_t n = s.kept[part];
         for (uint32_t first = 0; first < n; first += 32) {
             const bool exists = first + lane < n;
-            visit(part, first, exists, exists ? kept.word(s, part, first + lane) : 0u);
+            visit(part, first, exists, exists ? kept.word(part, first + lane) : 0u);
         }
     }
 }
@@ -303,11 +303,18 @@ DEVICE uint32_t last_rank(const Kept& kept, uint32_t wanted, Select& s, uint32_t
     for (int digit = 1; digit >= 0; digit--) {
         for (uint32_t i = threadIdx.x; i < DIGITS; i += SELECT_THREADS) s.bins[i] = 0;
         __syncthreads();
-        for_kept(kept, s, [&](uint32_t, uint32_t, bool exists, uint32_t word) {
+        const auto count = [&](uint32_t word) {
             const uint32_t rank = rank_of(word);
-            const bool counts = exists && rank < SURE && (digit == 1 || rank >> DIGIT_BITS == prefix);
+            const bool counts = rank < SURE && (digit == 1 || rank >> DIGIT_BITS == prefix);
             if (counts) atomicAdd(&s.bins[digit == 1 ? rank >> DIGIT_BITS : rank % DIGITS], 1u);
-        });
+        };
+        if (kept.listed) {
+            for (uint32_t i = threadIdx.x; i < kept.total; i += SELECT_THREADS) count(s.list[i]);
+        } else {
+            for_kept(kept, s, [&](uint32_t, uint32_t, bool exists, uint32_t word) {
+                if (exists) count(word);
+            });
+        }
         __syncthreads();
         uint32_t above;
         const uint32_t found =
@@ -354,6 +361,30 @@ DEVICE void write_ids(const Kept& kept, uint32_t last, uint32_t n_equal, uint32_
     });
 }
 
+// The same from the list, in which a thread has neighbours.
+DEVICE void write_listed(const Kept& kept, uint32_t last, uint32_t n_equal, uint32_t* ids, Select& s) {
+    const uint32_t first = LIST_EACH * threadIdx.x;
+    uint32_t rank[LIST_EACH], above = 0, same = 0, total;
+#pragma unroll
+    for (uint32_t i = 0; i < LIST_EACH; i++) {
+        // What is not there ranks below all.
+        rank[i] = first + i < kept.total ? rank_of(s.list[first + i]) + 1 : 0u;
+        above += rank[i] > last + 1 ? 1 : 0;
+        same += rank[i] == last + 1 ? 1 : 0;
+    }
+    uint32_t higher = sum_before(above, s.sums, total), equal = sum_before(same, s.sums, total);
+#pragma unroll
+    for (uint32_t i = 0; i < LIST_EACH; i++) {
+        const bool is_above = rank[i] > last + 1, is_equal = rank[i] == last + 1;
+        if (is_above || (is_equal && equal < n_equal)) {
+            ids[higher + min(equal, n_equal)] =
+                kept.part_of(s, first + i) * PART + (s.list[first + i] >> PLACE_SHIFT);
+        }
+        higher += is_above ? 1 : 0;
+        equal += is_equal ? 1 : 0;
+    }
+}
+
 // grid: (parts, tile rows). The best rows, ascending; ties go to the lowest index.
 KERNEL_OCC(SELECT_THREADS, 1, index_select_few, IndexFewArgs) {
     SHARED Select s;
@@ -382,5 +413,9 @@ KERNEL_OCC(SELECT_THREADS, 1, index_select_few, IndexFewArgs) {
     const Kept kept = gather(a, r, n_parts, s);
     uint32_t n_equal;
     const uint32_t last = last_rank(kept, top_k - above, s, n_equal);
-    write_ids(kept, last, n_equal, ids, s);
+    if (kept.listed) {
+        write_listed(kept, last, n_equal, ids, s);
+    } else {
+        write_ids(kept, last, n_equal, ids, s);
+    }
 }

@@ -6,7 +6,6 @@ use backend::{Act, AttentionWeights, AttentionWork, Pooled, Result, Selected, Sh
 use model::LayerKind;
 
 use crate::attend::{self, Attention};
-use crate::chain;
 use crate::compress::{self, Compressor, SHARES, SPAN_ROWS_MAX, Target};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::index_top_k;
@@ -108,13 +107,8 @@ impl Layer<'_> {
         if let Some(indexer) = &w.indexer {
             of_latent.push((&buffers.index_q, indexer.q_b.matrix()?));
         }
-        let (raw, norm) = (&own.q_latent_raw, (w.q_a_norm.values()?, parts.shape.config.rms_eps));
-        let chained = chain::takes(gpu, n_rows)
-            && matmul::chain_normed(gpu, products, raw, norm, &of_latent)?;
         self.finish_latent(work)?;
-        if !chained {
-            matmul::matmul_many(gpu, products, &buffers.q_latent, &of_latent, n_rows)?;
-        }
+        matmul::matmul_many(gpu, products, &buffers.q_latent, &of_latent, n_rows)?;
         let picked = &*work.picked;
         // Where everything is selected nothing is picked, and the kernel sees that by itself.
         if w.indexer.is_some() && parts.mirror.context() / 4 > picked.cols {

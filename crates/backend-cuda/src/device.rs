@@ -6,7 +6,6 @@ use backend::{Act, Device, Error, Ids, KvLayout, Result, Scratch, Shape, Step};
 use model::{HostTensor, LayerKind};
 use quant::TensorType;
 
-use crate::chain;
 use crate::gpu::{Buffer, NAME};
 use crate::kv::Kv;
 use crate::step::Mirror;
@@ -76,14 +75,6 @@ impl Device for Cuda {
             index: index_top_k::Workspace::new(&self.gpu, shape)?,
             sample: sample::Workspace::new(&self.gpu, shape)?,
         });
-        if self.chains && chain::has(&self.gpu) {
-            let parts = self.parts();
-            let places = chain::Places {
-                grid: parts.products.grid(),
-                counters: parts.mixture.chain_counters(),
-            };
-            self.gpu.chain().borrow_mut().enable(places);
-        }
         Ok(())
     }
 

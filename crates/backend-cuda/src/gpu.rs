@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backend::{Error, Result};
 use rustc_hash::{FxHashMap, FxHasher};
 
-use crate::chain::{self, Pending};
 pub use crate::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use crate::driver::{Description, Recording};
 
@@ -71,19 +70,13 @@ impl Drop for Buffer {
 pub struct Gpu {
     driver: Arc<dyn Driver>,
     recorder: RefCell<Recorder>,
-    chain: RefCell<Pending>,
     dropped: Arc<Dropped>,
 }
 
 impl Gpu {
     pub(crate) fn new(driver: Arc<dyn Driver>) -> Self {
         let dropped = Dropped { driver: Arc::clone(&driver), memory: Mutex::default() };
-        Self {
-            driver,
-            recorder: RefCell::default(),
-            chain: RefCell::default(),
-            dropped: Arc::new(dropped),
-        }
+        Self { driver, recorder: RefCell::default(), dropped: Arc::new(dropped) }
     }
 
     /// What the device is.
@@ -112,7 +105,6 @@ impl Gpu {
     /// There is not enough.
     pub fn alloc(&self, label: &'static str, bytes: usize) -> Result<Buffer> {
         let bytes = bytes.max(16);
-        chain::launch(self)?;
         // What was recorded may hold the address of memory that this allocation reuses.
         self.recorder.borrow_mut().clear(&*self.driver)?;
         self.dropped.free();
@@ -154,11 +146,6 @@ impl Gpu {
         Ok(&*self.driver)
     }
 
-    /// Stages that are to be launched before anything else.
-    pub(crate) fn chain(&self) -> &RefCell<Pending> {
-        &self.chain
-    }
-
     /// Runs a kernel: now, as part of a recording, or as part of what is about to be replayed.
     ///
     /// # Errors
@@ -167,25 +154,12 @@ impl Gpu {
         if launch.grid.contains(&0) {
             return Ok(());
         }
-        chain::launch(self)?;
-        self.launch_now(kernel, launch, args)
-    }
-
-    /// The same, without the stages that wait.
-    pub(crate) fn launch_now<A: Args>(
-        &self,
-        kernel: &Kernel,
-        launch: Launch,
-        args: &A,
-    ) -> Result<()> {
         self.recorder.borrow_mut().launch(&*self.driver, kernel, launch, args_bytes(args))
     }
 
     /// Begins a step whose launches depend on `key` and on addresses alone. `None`: a step that is
     /// not worth recording.
     pub(crate) fn begin(&self, key: Option<StepKey>) -> Result<()> {
-        // An earlier step that failed may have left some.
-        self.chain.borrow_mut().forget();
         let mut recorder = self.recorder.borrow_mut();
         recorder.abandon(&*self.driver)?;
         recorder.mode = key.map_or(Mode::Now, Mode::Begun);
@@ -194,12 +168,10 @@ impl Gpu {
 
     /// Ends a step.
     pub(crate) fn submit(&self) -> Result<()> {
-        chain::launch(self)?;
         self.recorder.borrow_mut().submit(&*self.driver)
     }
 
     fn settle(&self) -> Result<()> {
-        chain::launch(self)?;
         self.recorder.borrow_mut().settle(&*self.driver)
     }
 }

@@ -2,7 +2,6 @@
 
 use backend::{Act, HcWeights, HeadWeights, Result, Shape, SiteWeights};
 
-use crate::chain::{self, Kind, Work};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::matmul::Records;
 use crate::weight::FloatType;
@@ -247,10 +246,6 @@ fn next_args(
 }
 
 fn launch(parts: &Parts<'_>, args: &NextArgs, hidden: usize, n_rows: usize) -> Result<()> {
-    if chain::takes(parts.gpu, n_rows) {
-        chain::push(parts.gpu, &Work::new(Kind::Expand, args))?;
-        return chain::push(parts.gpu, &Work::new(Kind::Collapse, args));
-    }
     let chunks = hidden.div_ceil(CHUNK);
     parts.gpu.launch(&EXPAND_SUMS, Launch::grid2(chunks, n_rows.min(ROW_BLOCKS), 256), args)?;
     // A site has mixing values, which one block more writes.

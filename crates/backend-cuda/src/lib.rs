@@ -7,7 +7,6 @@
 mod attend;
 mod attention;
 mod bandwidth;
-mod chain;
 mod compress;
 mod device;
 pub mod driver;
@@ -55,7 +54,6 @@ pub struct Cuda {
     gpu: Gpu,
     prepared: Option<Prepared>,
     scratch: Option<Box<Scratch<Buffer, Buffer>>>,
-    chains: bool,
 }
 
 /// What `prepare` sizes.
@@ -87,19 +85,12 @@ impl Cuda {
     /// As [`Cuda::open`].
     pub fn open_for_trials(ordinal: usize, trials: &Trials) -> Result<Self, OpenError> {
         let driver = driver::nvidia::Nvidia::open(ordinal, trials)?;
-        Ok(Self { chains: trials.chains, ..Self::with_driver(Arc::new(driver)) })
+        Ok(Self::with_driver(Arc::new(driver)))
     }
 
     /// The backend on any driver.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
-        Self { gpu: Gpu::new(driver), prepared: None, scratch: None, chains: false }
-    }
-
-    /// What one row needs between two kernels of attention becomes one launch, where that is possible.
-    #[must_use]
-    pub fn with_chains(mut self) -> Self {
-        self.chains = true;
-        self
+        Self { gpu: Gpu::new(driver), prepared: None, scratch: None }
     }
 
     /// What the device is.

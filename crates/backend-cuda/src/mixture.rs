@@ -2,8 +2,7 @@
 
 use backend::{Act, Ids, MoeWeights, Result, RouterWeights, Routing, Shape};
 
-use crate::chain;
-use crate::gpu::{Buffer, DevicePtr, Gpu};
+use crate::gpu::{Buffer, Gpu};
 use crate::route::{self, Choice};
 use crate::{Cuda, FEW_ROWS, Parts, matmul};
 
@@ -20,7 +19,7 @@ fn head_sizes(shape: &Shape) -> (usize, usize) {
     (shape.limits.logit_rows.min(FEW_ROWS), shape.config.hidden)
 }
 
-/// Counters of blocks: the router's, then those of chains.
+/// The router's counter of blocks.
 const DONE_BYTES: usize = 16;
 
 /// Rows, experts, and experts of a row.
@@ -52,11 +51,6 @@ impl Workspace {
             head_x: Act { buf, rows, cols, label: "head_x" },
         })
     }
-
-    /// Where chains count their blocks.
-    pub(crate) fn chain_counters(&self) -> DevicePtr {
-        self.done.ptr().add(8)
-    }
 }
 
 pub(crate) fn moe(
@@ -73,13 +67,6 @@ pub(crate) fn moe(
         RouterWeights::Hash { table } => Choice::Table(table.table()?),
     };
     let (routing, logits) = (&work.routing, &work.logits);
-    let banks = (&w.routed, &w.shared);
-    if chain::takes(gpu, n_rows)
-        && matmul::can_chain_mixture(products, banks, routing)?
-        && let Some(choice) = route::chain_router(parts, routing, (logits, x), gate, &choice)?
-    {
-        return matmul::chain_mixture(gpu, products, (y, x), banks, routing, &choice);
-    }
     if !route::router(parts, routing, (logits, x), gate, &choice, n_rows)? {
         matmul::matmul(gpu, products, logits, x, gate, n_rows)?;
         route::route(parts, routing, logits, &choice, n_rows)?;

@@ -3,7 +3,6 @@
 use backend::{Act, Result, Routing};
 
 use crate::Parts;
-use crate::chain::{self, Kind, Work};
 use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
 use crate::matmul::Matrix;
 use crate::weight::FloatType;
@@ -105,26 +104,6 @@ pub(crate) fn route(
     let args = route_args(parts, routing, logits, choice, n_rows);
     let (blocks, shared) = choices(&args);
     parts.gpu.launch(&ROUTE, Launch::new(blocks, 256).shared(shared), &args)
-}
-
-/// The same as a stage of a chain, whose choice is part of the next: the arguments of that. None, and
-/// nothing done, where that is not possible.
-pub(crate) fn chain_router(
-    parts: &Parts<'_>,
-    routing: &Routing<Buffer, Buffer>,
-    (logits, x): (&Act<Buffer>, &Act<Buffer>),
-    gate: &Matrix,
-    choice: &Choice,
-) -> Result<Option<RouteArgs>> {
-    let route = route_args(parts, routing, logits, choice, 1);
-    let (_, shared) = choices(&route);
-    let fits = route.n_experts as usize <= WARP_EXPERTS && shared <= chain::ACTS_BYTES;
-    let Some((weights, ty)) = gate.floats().filter(|_| fits && x.cols.is_multiple_of(8)) else {
-        return Ok(None);
-    };
-    let args = router_args(parts, route, (weights, ty), x);
-    chain::push(parts.gpu, &Work::new(Kind::Router, &args))?;
-    Ok(Some(route))
 }
 
 fn router_args(

@@ -36,8 +36,6 @@ impl Visitor for Compare {
 
 /// Every operation.
 const ALL: &[&str] = &[""];
-/// Those that may become stages of a chain.
-const STAGES: &[&str] = &["hc", "matmul", "grouped_matmul", "moe"];
 
 fn compare(make: fn() -> Cuda, operations: &'static [&'static str], first: usize) {
     let mut compare = Compare { make, operations, first, n: 2, seen: 0, outcomes: Vec::new() };
@@ -69,14 +67,4 @@ fn every_second_operation_agrees_with_the_kernels_of_sm_90() {
 #[test]
 fn the_others_agree_with_them_too() {
     compare(emulator::cuda_90, ALL, 1);
-}
-
-#[test]
-fn every_second_stage_of_a_chain_agrees() {
-    compare(emulator::cuda_with_chains, STAGES, 0);
-}
-
-#[test]
-fn the_other_stages_agree_too() {
-    compare(emulator::cuda_with_chains, STAGES, 1);
 }

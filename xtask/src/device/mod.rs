@@ -48,7 +48,7 @@ pub(crate) struct Args {
     /// Which GPU
     #[arg(long, value_name = "N", default_value = "0")]
     device: usize,
-    /// Ways to compute that are not the default: chains, even-memory, kernels=DIR
+    /// Ways to compute that are not the default: kernels=DIR
     #[arg(long, value_name = "WORD,…", default_value = "")]
     trial: Trials,
     /// What computes; the processor only to see that the checks themselves work
@@ -121,10 +121,7 @@ impl Args {
             gib(total)
         );
         let mut report = Report::new(Some(Arc::clone(&driver)));
-        let make = || {
-            let cuda = Cuda::with_driver(Arc::clone(&driver));
-            if self.trial.chains { cuda.with_chains() } else { cuda }
-        };
+        let make = || Cuda::with_driver(Arc::clone(&driver));
         self.check(&make, &mut report);
         report.finish()
     }

@@ -77,7 +77,7 @@ DEVICE void experts_down(const DownArgs& a) {
     const uint32_t at = blockIdx.x * CHUNK_ROWS + threadIdx.x;
     if (threadIdx.x >= CHUNK_ROWS || at >= a.down.rows) return;
     float* out = a.out + uint64_t(row) * a.down.rows + at;
-    float total = a.add ? *out : 0.0f;
+    float total = (a.flags & DOWN_ADDS) ? *out : 0.0f;
     for (uint32_t i = 0; i < terms; i++) {
         float sum = 0;
         for (uint32_t w = 0; w < DOWN_WARPS; w++) sum += sums[i][w][threadIdx.x];

@@ -32,9 +32,14 @@ struct DownArgs {
     // [rows, rows of down]
     float* out;
     uint32_t row_bytes, shared_row_bytes, used, n_experts;
-    // Whether the sum is added to what is there; rows.
-    uint32_t add, n_rows;
+    // Flags; rows.
+    uint32_t flags, n_rows;
 };
+
+// The sum is added to what is there.
+#define DOWN_ADDS 1
+// The kernel of the gated products let this one begin only when the choice was there.
+#define DOWN_KNOWS_IDS 2
 
 #define MAX_USED 16
 

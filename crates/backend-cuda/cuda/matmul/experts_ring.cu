@@ -33,12 +33,14 @@ struct Places {
 
     // The ids of the first pairs, once they are known.
     MEMBER void copy_ids(const uint32_t* from, uint32_t n) const {
-        for (uint32_t i = threadIdx.x; i < n && i < NEAR_PAIRS; i += blockDim.x) ids[i] = from ? from[i] : 0;
+        for (uint32_t i = threadIdx.x; i < n && i < NEAR_PAIRS; i += blockDim.x) {
+            ids[i] = from ? __ldcg(from + i) : 0;
+        }
         __syncthreads();
     }
 
     MEMBER uint32_t id(const uint32_t* far, uint32_t pair) const {
-        return pair < NEAR_PAIRS ? ids[pair] : far ? far[pair] : 0;
+        return pair < NEAR_PAIRS ? ids[pair] : far ? __ldcg(far + pair) : 0;
     }
 };
 
@@ -98,6 +100,8 @@ DEVICE void experts_up(const UpArgs& a) {
     };
     fill(false);
     await_previous();
+    // The choice is there: the next kernel asks for its experts' weights as soon as there is room.
+    let_next_begin();
     near.copy_ids(a.banks[0].ids, a.banks[0].n_pairs);
     fill(true);
     uint32_t buffer = 0, turn = 0;
@@ -207,9 +211,11 @@ DEVICE void experts_down(const DownArgs& a) {
             ahead.settle();
         }
     };
-    fill(false);
+    const bool known = (a.flags & DOWN_KNOWS_IDS) != 0;
+    if (known) near.copy_ids(a.ids, a.n_rows * a.used);
+    fill(known);
     await_previous();
-    near.copy_ids(a.ids, a.n_rows * a.used);
+    if (!known) near.copy_ids(a.ids, a.n_rows * a.used);
     fill(true);
     uint32_t buffer = 0, turn = 0;
     for (; here.more(); here.next_unit()) {
@@ -234,7 +240,7 @@ DEVICE void experts_down(const DownArgs& a) {
         const uint32_t at = here.panel * CHUNK_ROWS + lane;
         if (warp == turn && lane < CHUNK_ROWS && at < a.down.rows) {
             float* out = a.out + uint64_t(here.row) * a.down.rows + at;
-            float total = a.add ? *out : 0.0f;
+            float total = (a.flags & DOWN_ADDS) ? *out : 0.0f;
 #pragma unroll 8
             for (uint32_t s = here.common.n; s < here.all_slots; s++) total += sums[s * CHUNK_ROWS + lane];
 #pragma unroll 8
@@ -247,11 +253,11 @@ DEVICE void experts_down(const DownArgs& a) {
 }
 
 #define EXPERTS(name, LAYOUTS)                                                                      \
-    KERNEL_EARLY(32 * WARPS, 1, ring_up_##name, UpArgs) { experts_up<LAYOUTS>(a); }                 \
+    KERNEL_HOLDING(32 * WARPS, 1, ring_up_##name, UpArgs) { experts_up<LAYOUTS>(a); }               \
     KERNEL_EARLY(32 * WARPS, 1, ring_down_##name, DownArgs) { experts_down<LAYOUTS>(a); }
 
 EXPERTS(iq2_xxs, SET(LAYOUT_IQ2_XXS) | SET(LAYOUT_Q8_0))
 EXPERTS(q2_k, SET(LAYOUT_Q2_K) | SET(LAYOUT_Q8_0))
 EXPERTS(q4_k, SET(LAYOUT_Q4_K) | SET(LAYOUT_Q8_0))
 EXPERTS(mxfp4, SET(LAYOUT_MXFP4) | SET(LAYOUT_Q8_0))
-EXPERTS(any, ANY_SET)
+EXPERTS(any, ANY_SET & ~SET(LAYOUT_F16))

@@ -70,5 +70,7 @@
 #define ACT32_RECORD 288
 // One scale: [codes: 256][sums of 16 columns, (sum + 8) >> 4: 16][the rest of it, -8..8: 16][scale].
 #define ACT256_RECORD 304
+// Two f16 numbers a value (halves_of in round.cuh), eight columns at a time: [first 8 | rest of them 8].
+#define HALVES_RECORD 1024
 #define ACT_SCALES 256
 #define ACT256_SCALE 288

@@ -4,6 +4,7 @@
 // in front of it, since weights depend on nothing.
 #pragma once
 #include "panel.cuh"
+#include "round.cuh"
 
 // A chunk of Q8_0; two chunks of the formats of half the size; 16 rows of 256 bytes of plain values.
 #define SLOT_BYTES 4352
@@ -216,50 +217,31 @@ DEVICE void add_slot_floats(float (&acc)[GROUPS][4], const uint8_t* slot, const 
     }
 }
 
-// Two halves side by side: values of a k-step's operand.
-DEVICE uint32_t two_halves(float low, float high) {
-    return uint32_t(float_to_half(low)) | uint32_t(float_to_half(high)) << 16;
-}
-
-// F16 weights are operands as they are. An activation is the sum of two halves, of which the second
-// counts 2^-11; both are small enough for values up to 2^24, and hold 22 bits.
-#define HALF_SCALE 0.00390625f
-#define REST_SCALE 2048.0f
-
+// The same of F16, with activations in records of halves.
 template <int GROUPS>
-DEVICE void add_slot_halves(float (&acc)[GROUPS][4], const uint8_t* slot, const Matrix& m, const Input& in,
-                            uint32_t at) {
+DEVICE void add_slot_halves(float (&acc)[GROUPS][4], const uint8_t* slot, const Input& in, uint32_t at) {
     const uint32_t g = threadIdx.x % 32 / 4, own = 8 * (threadIdx.x % 4);
-    const FloatRows x = {in.x, in.row_bytes, in.n_rows, m.cols, true};
 #pragma unroll
-    for (uint32_t k = 0; k < SLOT_ROW / 2; k += 32) {
-        const uint4 low = load16(slot + g * SLOT_STRIDE + (k + own) * 2);
-        const uint4 high = load16(slot + (g + 8) * SLOT_STRIDE + (k + own) * 2);
+    for (int group = 0; group < GROUPS; group++) {
+        const uint32_t row = 8 * group + g;
+        if (group > 0 && uint32_t(8 * group) >= in.n_rows) break;
+        float main[4] = {0, 0, 0, 0}, rest[4] = {0, 0, 0, 0};
+        const uint8_t* x = in.x + row * in.row_bytes + at * (2 * SLOT_ROW) + own * 4;
 #pragma unroll
-        for (int group = 0; group < GROUPS; group++) {
-            const uint32_t row = 8 * group + g;
-            if (group > 0 && uint32_t(8 * group) >= in.n_rows) break;
-            float b[8] = {0, 0, 0, 0, 0, 0, 0, 0}, main[4] = {0, 0, 0, 0}, rest[4] = {0, 0, 0, 0};
-            if (row < in.n_rows) load_eight<FLOAT_F32>(b, x, row, at * (SLOT_ROW / 2) + k + own);
-            uint32_t halves[4], rests[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float p = b[2 * i] * HALF_SCALE, q = b[2 * i + 1] * HALF_SCALE;
-                halves[i] = two_halves(p, q);
-                rests[i] = two_halves((p - low_half(halves[i])) * REST_SCALE,
-                                      (q - high_half(halves[i])) * REST_SCALE);
-            }
+        for (uint32_t k = 0; k < SLOT_ROW / 2; k += 32) {
+            uint4 halves = make_uint4(0, 0, 0, 0), rests = halves;
+            if (row < in.n_rows) halves = load16(x + k * 4), rests = load16(x + k * 4 + 16);
+            const uint4 low = load16(slot + g * SLOT_STRIDE + (k + own) * 2);
+            const uint4 high = load16(slot + (g + 8) * SLOT_STRIDE + (k + own) * 2);
 #pragma unroll
             for (int i = 0; i < 4; i += 2) {
                 const uint32_t a[4] = {word(low, i), word(high, i), word(low, i + 1), word(high, i + 1)};
-                mma_f16(rest, a, rests[i], rests[i + 1]);
-                mma_f16(main, a, halves[i], halves[i + 1]);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                acc[group][i] += (main[i] + rest[i] * (1.0f / REST_SCALE)) * (1.0f / HALF_SCALE);
+                mma_f16(rest, a, word(rests, i), word(rests, i + 1));
+                mma_f16(main, a, word(halves, i), word(halves, i + 1));
             }
         }
+#pragma unroll
+        for (int i = 0; i < 4; i++) acc[group][i] += (main[i] + rest[i] * (1.0f / REST_SCALE)) * (1.0f / HALF_SCALE);
     }
 }
 
@@ -283,7 +265,7 @@ DEVICE void add_slot(float (&acc)[GROUPS][4], const uint8_t* slot, const Matrix&
     BLOCKS(LAYOUT_MXFP4, Mxfp4)
     FLOATS(LAYOUT_F32, FLOAT_F32)
     if constexpr ((LAYOUTS & SET(LAYOUT_F16)) != 0) {
-        if (m.layout == LAYOUT_F16) add_slot_halves<GROUPS>(acc, slot, m, in, at);
+        if (m.layout == LAYOUT_F16) add_slot_halves<GROUPS>(acc, slot, in, at);
     }
     FLOATS(LAYOUT_BF16, FLOAT_BF16)
 #undef BLOCKS

@@ -8,8 +8,8 @@
 
 struct RoundArgs {
     const float* x;
-    // Where the records go; either may be null.
-    uint8_t *by_32, *by_256;
+    // Where the records go; any may be null.
+    uint8_t *by_32, *by_256, *by_halves;
     // Floats between rows of x; slices of a row that are rounded as rows of their own, their columns
     // and the 256s of these.
     uint32_t stride, n_slices, cols, chunks;
@@ -21,8 +21,8 @@ KERNEL(256, round_rows, RoundArgs) {
     const uint32_t chunk = warp % a.chunks, slice = warp / a.chunks % a.n_slices;
     const uint32_t row = warp / a.chunks / a.n_slices;
     if (row >= a.n_rows) return;
-    const float* x = a.x + uint64_t(row) * a.stride + uint64_t(slice) * a.cols;
     const uint32_t column = chunk * CHUNK_COLS + 8 * lane;
+    const float* x = a.x + uint64_t(row) * a.stride + uint64_t(slice) * a.cols;
     float v[8];
     if (a.stride % 4 == 0 && a.cols % 4 == 0 && column + 8 <= a.cols) {
         const float4 low = *reinterpret_cast<const float4*>(x + column);
@@ -34,7 +34,8 @@ KERNEL(256, round_rows, RoundArgs) {
         for (int i = 0; i < 8; i++) v[i] = column + i < a.cols ? x[column + i] : 0.0f;
     }
     round_chunk(v, a.by_32 ? a.by_32 + uint64_t(warp) * ACT32_RECORD : nullptr,
-                a.by_256 ? a.by_256 + uint64_t(warp) * ACT256_RECORD : nullptr);
+                a.by_256 ? a.by_256 + uint64_t(warp) * ACT256_RECORD : nullptr,
+                a.by_halves ? a.by_halves + uint64_t(warp) * HALVES_RECORD : nullptr);
 }
 
 // Rows as f16, each times a power of two of its own, in the order and place that halves.cuh and

@@ -17,6 +17,21 @@ DEVICE CodeScale code_scale(float largest) {
 
 DEVICE int code_of(float v, float inverse) { return int(rintf(v * inverse)); }
 
+// F16 weights are operands as they are. An activation is the sum of two halves, of which the second
+// counts 2^-11; both are small enough for values up to 2^24, and hold 22 bits.
+#define HALF_SCALE 0.00390625f
+#define REST_SCALE 2048.0f
+
+struct TwoHalves {
+    uint16_t main, rest;
+};
+
+DEVICE TwoHalves halves_of(float v) {
+    const float scaled = v * HALF_SCALE;
+    const uint16_t main = float_to_half(scaled);
+    return {main, float_to_half((scaled - half_to_float(main)) * REST_SCALE)};
+}
+
 // The place of a column's code in the record of its 256.
 DEVICE uint32_t code_place(uint32_t column) {
     return column / 64 * 64 + column % 32 / 8 * 16 + column / 32 % 2 * 8 + column % 8;
@@ -53,14 +68,28 @@ DEVICE Rounded round_eight(const float (&v)[8], float largest) {
     return {codes_of(v, s.inverse), codes_of(v + 4, s.inverse), s.scale};
 }
 
-// Rounds the 256 columns that a warp holds, eight a lane, to a record of either kind; either may be null.
-DEVICE void round_chunk(const float (&v)[8], uint8_t* by_32, uint8_t* by_256) {
+DEVICE void store_halves(const float (&v)[8], uint8_t* to) {
+    uint32_t words[8];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const TwoHalves low = halves_of(v[2 * i]), high = halves_of(v[2 * i + 1]);
+        words[i] = low.main | uint32_t(high.main) << 16;
+        words[4 + i] = low.rest | uint32_t(high.rest) << 16;
+    }
+    uint4* four = reinterpret_cast<uint4*>(to);
+    four[0] = make_uint4(words[0], words[1], words[2], words[3]);
+    four[1] = make_uint4(words[4], words[5], words[6], words[7]);
+}
+
+// Rounds the 256 columns that a warp holds, eight a lane, to a record of every kind; any may be null.
+DEVICE void round_chunk(const float (&v)[8], uint8_t* by_32, uint8_t* by_256, uint8_t* by_halves) {
     const uint32_t lane = threadIdx.x % 32, at = code_place(8 * lane);
     float largest = 0.0f;
 #pragma unroll
     for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(v[i]));
     largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 2));
+    if (by_halves) store_halves(v, by_halves + 32 * lane);
     if (by_32) {
         const Rounded r = round_eight(v, largest);
         *reinterpret_cast<uint2*>(by_32 + at) = make_uint2(r.low, r.high);
@@ -76,15 +105,23 @@ DEVICE void round_chunk(const float (&v)[8], uint8_t* by_32, uint8_t* by_256) {
     }
 }
 
-// Records of rows, for formats with a scale for every 32 columns or for every 256; either may be null.
+// Records of rows, for formats with a scale for every 32 columns or for every 256, and for F16; any may be
+// null.
 struct Records {
-    uint8_t *by_32, *by_256;
+    uint8_t *by_32, *by_256, *by_halves;
 
     // A block rounds columns, one a thread and 256 a record, of which this thread's is number
     // `record`, if there is one. Every thread of the block comes here; `part` holds 32 floats.
     MEMBER void put(uint64_t record, bool exists, float v, float* part) const {
         const uint32_t column = threadIdx.x % 256, lane = threadIdx.x % 32;
         const float of_tile = warp_max(fabsf(v));
+        if (by_halves && exists) {
+            const TwoHalves h = halves_of(v);
+            uint16_t* to = reinterpret_cast<uint16_t*>(by_halves + record * HALVES_RECORD);
+            to += column / 8 * 16 + column % 8;
+            to[0] = h.main;
+            to[8] = h.rest;
+        }
         if (by_32 && exists) {
             uint8_t* to = by_32 + record * ACT32_RECORD;
             const CodeScale s = code_scale(of_tile);

@@ -104,7 +104,6 @@ struct Functions {
     /// A folder whose kernels come before those.
     folder: Option<PathBuf>,
     /// Whether all kernels ask for the same division of a multiprocessor's memory.
-    even_memory: bool,
     modules: FxHashMap<&'static str, sys::CUmodule>,
     by_kernel: FxHashMap<Kernel, Function>,
 }
@@ -203,7 +202,6 @@ impl Nvidia {
             functions: Mutex::new(Functions {
                 kernels,
                 folder: trials.kernels.clone(),
-                even_memory: trials.even_memory,
                 modules: FxHashMap::default(),
                 by_kernel: FxHashMap::default(),
             }),
@@ -225,12 +223,6 @@ impl Nvidia {
         }
         use sys::CUfunction_attribute as A;
         let handle = functions.load(kernel)?;
-        if functions.even_memory {
-            let which = A::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-            // SAFETY: the handle is of a module that is never unloaded.
-            unsafe { result::function::set_function_attribute(handle, which, 100) }
-                .map_err(lost("dividing memory"))?;
-        }
         if shared > SHARED_FREE {
             let which = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the handle is of a module that is never unloaded.

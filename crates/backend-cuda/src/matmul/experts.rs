@@ -2,17 +2,15 @@
 
 use backend::{Act, ExpertWeights, Result, Routing};
 
-use super::round::{Taken, Values};
-use super::weights::{Layout, Matrix, MatrixArgs, Rounding};
-use super::workspace::{RECORD_32, RECORD_256};
-use super::{CHUNK_COLS, CHUNK_ROWS, FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
+use super::round::Values;
+use super::weights::{Layout, Matrix, MatrixArgs};
+use super::{CHUNK_ROWS, FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
 use crate::Cuda;
-use crate::chain::{self, Kind, Take, Work};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
-use crate::route::RouteArgs;
 
 /// Experts of a row that the kernels can add up.
 const MAX_USED: usize = 16;
+const ONE_UP: Kernel = Kernel::new("matmul/experts_one", "one_up_iq2_xxs");
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -56,9 +54,13 @@ struct DownArgs {
     shared_row_bytes: u32,
     used: u32,
     n_experts: u32,
-    add: u32,
+    flags: u32,
     n_rows: u32,
 }
+
+/// The sum is added to what is there; the choice is there when the kernel begins (`experts.cuh`).
+const DOWN_ADDS: u32 = 1;
+const DOWN_KNOWS_IDS: u32 = 2;
 
 // SAFETY: `repr(C)`, as in `experts.cu`, and the last field fills the padding.
 unsafe impl Args for DownArgs {}
@@ -86,6 +88,15 @@ fn kernels(layouts: impl Iterator<Item = Layout> + Clone) -> Kernels {
     } else {
         named("up_any", "down_any", "ring_up_any", "ring_down_any")
     }
+}
+
+/// Whether experts of these matrices have kernels with rings; no file has experts in F16.
+fn has_ring<'a>(
+    gpu: &Gpu,
+    shared: usize,
+    matrices: impl Iterator<Item = &'a Matrix> + Clone,
+) -> bool {
+    ring::has(gpu, shared, matrices.clone()) && matrices.clone().all(|m| m.layout() != Layout::F16)
 }
 
 /// Experts that the same rows go through; the shared expert is a bank of one.
@@ -229,6 +240,7 @@ impl Rows<'_> {
             cols: self.x.cols,
             n_slices: 1,
             n_rows,
+            halves: false,
         }
     }
 
@@ -254,10 +266,16 @@ impl Rows<'_> {
         let shared_args = shared.map(|s| self.bank(&x, s, first, pairs)).unwrap_or_default();
         let up = UpArgs { banks: [self.bank(&x, bank, first, 0), shared_args], grid: ws.grid() };
         let all_pairs = pairs + shared.map_or(0, |_| n_rows);
-        self.launch_up(&up, bank, shared, all_pairs)?;
+        let holds = self.launch_up(&up, bank, shared, all_pairs)?;
 
-        let h =
-            Values { x: ws.hidden(), stride: inner, cols: inner, n_slices: 1, n_rows: all_pairs };
+        let h = Values {
+            x: ws.hidden(),
+            stride: inner,
+            cols: inner,
+            n_slices: 1,
+            n_rows: all_pairs,
+            halves: false,
+        };
         h.round(gpu, ws, banks().map(|b| b.down.layout()))?;
         let source = h.source(ws, bank.down.layout(), 0);
         let shared_source = shared.map(|s| h.source(ws, s.down.layout(), pairs));
@@ -273,31 +291,42 @@ impl Rows<'_> {
             shared_row_bytes: shared_source.map_or(0, |s| s.row_bytes),
             used: bank.used() as u32,
             n_experts: bank.down.experts() as u32,
-            add: u32::from(add),
+            flags: if add { DOWN_ADDS } else { 0 } | if holds { DOWN_KNOWS_IDS } else { 0 },
             n_rows: n_rows as u32,
         };
         self.launch_down(&down, bank, shared, n_rows)
     }
 
+    /// Whether the kernel lets the next begin only when the choice is there.
     fn launch_up(
         &self,
         args: &UpArgs,
         bank: &Bank<'_>,
         shared: Option<&Bank<'_>>,
         pairs: usize,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let banks = || std::iter::once(bank).chain(shared);
         let matrices = || banks().flat_map(|b| [b.gate, b.up]);
         let kernels = kernels(matrices().map(Matrix::layout));
         let panels = bank.gate.rows().div_ceil(CHUNK_ROWS);
+        let mut layouts = matrices().map(Matrix::layout);
+        let is_one = args.banks[0].n_pairs == args.banks[0].used
+            && layouts.all(|l| matches!(l, Layout::Iq2Xxs | Layout::Q8_0));
+        if is_one && ring::has(self.gpu, ring::ONE_UP_SHARED, matrices()) {
+            let launch = Launch::new((panels * pairs).min(self.gpu.sms()), ring::THREADS);
+            self.gpu.launch(&ONE_UP, launch.shared(ring::ONE_UP_SHARED), args)?;
+            return Ok(true);
+        }
         let bytes = ring::experts_shared(ring::WARPS);
-        if ring::has(self.gpu, bytes, matrices()) {
+        if has_ring(self.gpu, bytes, matrices()) {
             let launch = Launch::new((panels * pairs).min(self.gpu.sms()), ring::THREADS);
             let kernel = Kernel::new("matmul/experts_ring", kernels.ring_up);
-            return self.gpu.launch(&kernel, launch.shared(bytes), args);
+            self.gpu.launch(&kernel, launch.shared(bytes), args)?;
+            return Ok(true);
         }
         let kernel = Kernel::new("matmul/experts", kernels.up);
-        self.gpu.launch(&kernel, Launch::grid2(panels, pairs, 256), args)
+        self.gpu.launch(&kernel, Launch::grid2(panels, pairs, 256), args)?;
+        Ok(false)
     }
 
     fn launch_down(
@@ -312,7 +341,7 @@ impl Rows<'_> {
         let panels = bank.down.rows().div_ceil(CHUNK_ROWS);
         let sums = bank.used() * ring::slots(bank.down) + shared.map_or(0, |s| ring::slots(s.down));
         let bytes = ring::experts_shared(sums);
-        if ring::has(self.gpu, bytes, matrices()) {
+        if has_ring(self.gpu, bytes, matrices()) {
             let launch = Launch::new((panels * n_rows).min(self.gpu.sms()), ring::THREADS);
             let kernel = Kernel::new("matmul/experts_ring", kernels.ring_down);
             return self.gpu.launch(&kernel, launch.shared(bytes), args);
@@ -342,133 +371,4 @@ impl Rows<'_> {
             clamp: bank.clamp,
         }
     }
-}
-
-/// The routed experts and the shared one of a layer.
-pub(crate) type Banks<'a> = (&'a ExpertWeights<Cuda>, &'a ExpertWeights<Cuda>);
-
-/// Whether [`chain_mixture`] can take these experts.
-pub(crate) fn can_chain_mixture(
-    ws: &Workspace,
-    (routed, shared): Banks<'_>,
-    routing: &Routing<Buffer, Buffer>,
-) -> Result<bool> {
-    let (routed, shared) = (Bank::new(routed, Some(routing))?, Bank::new(shared, None)?);
-    let banks = [&routed, &shared];
-    let gated = |b: &Bank<'_>| ring::slots(b.gate) + ring::slots(b.up) <= chain::MAX_UNIT_SLOTS;
-    let terms = ring::slots(shared.down) + routed.used() * ring::slots(routed.down);
-    let matrices: Vec<&Matrix> = banks.iter().flat_map(|b| [b.gate, b.up, b.down]).collect();
-    let inner = routed.gate.rows();
-    Ok(chain::can(&matrices)
-        && matrices.iter().all(|m| m.layout().is_chunked())
-        && shared.gate.rows() == inner
-        && inner.is_multiple_of(CHUNK_COLS)
-        && routed.gate.cols().is_multiple_of(CHUNK_COLS)
-        && banks.iter().all(|b| gated(b))
-        && terms <= chain::MAX_UNIT_SLOTS
-        && 2 * RECORD_256 * routed.gate.chunks() <= chain::ACTS_BYTES
-        && Hidden::new(&routed, &shared).bytes() <= chain::ACTS_BYTES
-        && ws.pairs(inner) > routed.used())
-}
-
-/// Gated activations of the pairs of one row, rounded for their products.
-struct Hidden {
-    /// Chunks of a pair, and routed pairs.
-    chunks: usize,
-    used: usize,
-    routed: Rounding,
-    shared: Rounding,
-}
-
-impl Hidden {
-    fn new(routed: &Bank<'_>, shared: &Bank<'_>) -> Self {
-        Self {
-            chunks: routed.down.chunks(),
-            used: routed.used(),
-            routed: routed.down.layout().rounding(),
-            shared: shared.down.layout().rounding(),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        self.chunks * (self.used * record_bytes(self.routed) + record_bytes(self.shared))
-    }
-
-    /// The routed pairs' records first, then the shared one's.
-    fn take(&self, ws: &Workspace) -> Take {
-        let (of_routed, all) = (self.used * self.chunks, (self.used + 1) * self.chunks);
-        let mut take = Take { x: ws.hidden(), cols: (all * CHUNK_COLS) as u32, ..Take::default() };
-        let parts =
-            [(self.routed, 0, of_routed, 0), (self.shared, of_routed, all, self.shared_at())];
-        for (rounding, first, end, at) in parts {
-            let (to_first, to_n, to_at) = match rounding {
-                Rounding::By256 => (&mut take.first_256, &mut take.n_256, &mut take.at_256),
-                _ => (&mut take.first_32, &mut take.n_32, &mut take.at_32),
-            };
-            // Records of one kind follow each other.
-            if *to_n == 0 {
-                (*to_first, *to_at) = (first as u32, at as u32);
-            }
-            *to_n += (end - first) as u32;
-        }
-        take
-    }
-
-    fn shared_at(&self) -> usize {
-        self.used * self.chunks * record_bytes(self.routed)
-    }
-}
-
-fn record_bytes(rounding: Rounding) -> usize {
-    if rounding == Rounding::By256 { RECORD_256 } else { RECORD_32 }
-}
-
-/// Both products of the experts of one row, as stages of a chain; the first chooses them.
-pub(crate) fn chain_mixture(
-    gpu: &Gpu,
-    ws: &Workspace,
-    (y, x): (&Act<Buffer>, &Act<Buffer>),
-    (routed, shared): Banks<'_>,
-    routing: &Routing<Buffer, Buffer>,
-    choice: &RouteArgs,
-) -> Result<()> {
-    let (routed, shared) = (Bank::new(routed, Some(routing))?, Bank::new(shared, None)?);
-    let rows = Rows { gpu, ws, out: y, x, n_rows: 1 };
-    let (values, used) = (rows.values(0, 1), routed.used());
-    let gated = vec![routed.gate, routed.up, shared.gate, shared.up];
-    let taken = Taken::new(ws, &values, None, gated.iter().map(|m| m.layout()));
-    let Some(taken) = taken else {
-        // `can_chain_mixture` has seen that the row fits.
-        return Err(unsupported(x.label, "a row of whole chunks", x.cols.to_string()));
-    };
-    let mut banks = [rows.bank(&values, &routed, 0, 0), rows.bank(&values, &shared, 0, used)];
-    for bank in &mut banks {
-        bank.gate_x = taken.place(ws, bank.gate_x);
-        bank.up_x = taken.place(ws, bank.up_x);
-    }
-    let panels = |m: &Matrix| m.rows().div_ceil(CHUNK_ROWS);
-    let up = Work::new(Kind::Up, &taken.take)
-        .and(&UpArgs { banks, grid: ws.grid() })
-        .and(choice)
-        .product((used + 1) * panels(routed.gate), gated)
-        .choosing();
-    chain::push(gpu, &up)?;
-    let hidden = Hidden::new(&routed, &shared);
-    let down = DownArgs {
-        down: routed.down.args(),
-        shared_down: shared.down.args(),
-        x: DevicePtr::NULL,
-        shared_x: DevicePtr(hidden.shared_at() as u64),
-        ids: routed.routing_from(0).0,
-        grid: ws.grid(),
-        out: rows.out_from(0),
-        row_bytes: (hidden.chunks * record_bytes(hidden.routed)) as u32,
-        shared_row_bytes: 0,
-        used: used as u32,
-        n_experts: routed.down.experts() as u32,
-        add: 0,
-        n_rows: 1,
-    };
-    let work = Work::new(Kind::Down, &hidden.take(ws)).and(&down);
-    chain::push(gpu, &work.product(panels(routed.down), vec![routed.down, shared.down]))
 }

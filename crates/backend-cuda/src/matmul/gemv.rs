@@ -5,15 +5,13 @@ use std::ops::Range;
 use backend::{Act, Result};
 
 use super::gemm::{self, Groups};
-use super::round::{Taken, Values};
+use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{CHUNK_COLS, CHUNK_ROWS, Workspace, ring, unsupported, wide};
-use crate::chain::{self, Kind, Work};
+use super::{CHUNK_COLS, MANY_ROWS, Workspace, ring, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
-/// Beyond these, weights that are read once for all rows repay their way through shared memory.
-const MANY_ROWS: usize = 32;
 const MAX_JOBS: usize = 8;
+const ONE: Kernel = Kernel::new("matmul/gemv_one", "gemv_one");
 const WARPS: usize = 8;
 
 #[repr(C)]
@@ -97,23 +95,6 @@ pub(super) fn products(
     Ok(())
 }
 
-/// Products of one row that is not normed yet, in a chain; only their records are normed. False, and
-/// nothing done, where that is not possible.
-pub(crate) fn chain_normed(
-    gpu: &Gpu,
-    ws: &Workspace,
-    x: &Act<Buffer>,
-    norm: (DevicePtr, f32),
-    jobs: &[(&Act<Buffer>, &Matrix)],
-) -> Result<bool> {
-    if jobs.len() > MAX_JOBS {
-        return Ok(false);
-    }
-    let piece = Piece { x, rows: 0..1, n_groups: 1, groups: 0..1 };
-    let values = Values { x: x.buf.ptr(), stride: x.cols, cols: x.cols, n_slices: 1, n_rows: 1 };
-    piece.chain(gpu, ws, &values, Some(norm), jobs)
-}
-
 /// Kernels for a set of layouts by the rows they take: fewer layouts need fewer registers, which
 /// leaves room for more rows. Those with rings have the same names behind `ring`.
 fn kernels(mut layouts: impl Iterator<Item = Layout> + Clone) -> &'static [Rows] {
@@ -173,15 +154,22 @@ impl Piece<'_> {
             cols,
             n_slices: self.groups.len(),
             n_rows: self.rows.len(),
+            halves: false,
         };
-        if chain::takes(gpu, self.rows.len()) && self.chain(gpu, ws, &values, None, jobs)? {
-            return Ok(());
-        }
         if self.rows.len() > MANY_ROWS {
             return self.run_many(gpu, ws, &values, jobs);
         }
-        values.round(gpu, ws, jobs.iter().map(|(_, w)| w.layout()))?;
         let kernels = kernels(jobs.iter().map(|(_, w)| w.layout()));
+        let matrices = || jobs.iter().map(|(_, w)| *w);
+        let has_rings = {
+            let shared = |r: &Rows| ring::gemv_shared(r.max).max(ring::ONE_SHARED);
+            kernels.iter().all(|r| ring::has(gpu, shared(r), matrices()))
+        };
+        let halves = has_rings && values.records() <= ws.half_records();
+        // Kernels with rings know F16 weights only with halves.
+        let has_rings = has_rings && (halves || matrices().all(|w| w.layout() != Layout::F16));
+        let values = Values { halves, ..values };
+        values.round(gpu, ws, jobs.iter().map(|(_, w)| w.layout()))?;
         let mut row = 0;
         while row < self.rows.len() {
             let left = self.rows.len() - row;
@@ -189,7 +177,8 @@ impl Piece<'_> {
             let Some(rows) = kernels.iter().find(|r| r.max >= left).or(kernels.last()) else {
                 break;
             };
-            self.launch(gpu, ws, jobs, (&values, row, rows.max.min(left)), rows)?;
+            let these = (&values, row, rows.max.min(left));
+            self.launch(gpu, ws, jobs, these, (rows, has_rings))?;
             row += rows.max.min(left);
         }
         Ok(())
@@ -202,10 +191,8 @@ impl Piece<'_> {
         ws: &Workspace,
         jobs: &[(&Act<Buffer>, &Matrix)],
         (values, row, n_rows): (&Values, usize, usize),
-        rows: &Rows,
+        (rows, has_ring): (&Rows, bool),
     ) -> Result<()> {
-        let shared = ring::gemv_shared(rows.max);
-        let has_ring = ring::has(gpu, shared, jobs.iter().map(|(_, w)| *w));
         let mut args = GemvArgs {
             jobs: [GemvJob::default(); MAX_JOBS],
             grid: ws.grid(),
@@ -227,44 +214,15 @@ impl Piece<'_> {
             let kernel = Kernel::new("matmul/gemv", rows.plain);
             return gpu.launch(&kernel, Launch::new(units, 256), &args);
         }
+        let one = |l: Layout| matches!(l, Layout::Q8_0 | Layout::F16);
+        if n_rows == 1 && jobs.iter().all(|(_, w)| one(w.layout())) {
+            let launch = Launch::new(units.min(gpu.sms()), ring::THREADS);
+            return gpu.launch(&ONE, launch.shared(ring::ONE_SHARED), &args);
+        }
         let kernel = Kernel::new("matmul/gemv_ring", rows.ring);
-        let launch = Launch::new(units.min(gpu.sms()), ring::THREADS).shared(shared);
+        let launch = Launch::new(units.min(gpu.sms()), ring::THREADS);
+        let launch = launch.shared(ring::gemv_shared(rows.max));
         gpu.launch(&kernel, launch, &args)
-    }
-
-    /// Adds the products of one row to a chain; `norm` has the weights of its norm and an epsilon, if it
-    /// is not normed yet. False, and nothing done, where that is not possible.
-    fn chain(
-        &self,
-        gpu: &Gpu,
-        ws: &Workspace,
-        values: &Values,
-        norm: Option<(DevicePtr, f32)>,
-        jobs: &[(&Act<Buffer>, &Matrix)],
-    ) -> Result<bool> {
-        let matrices: Vec<&Matrix> = jobs.iter().map(|(_, w)| *w).collect();
-        let layouts = || matrices.iter().map(|w| w.layout());
-        // Groups are whole panels.
-        let split = |w: &&Matrix| !(w.rows() / self.n_groups).is_multiple_of(CHUNK_ROWS);
-        if self.n_groups > 1 && matrices.iter().any(split) {
-            return Ok(false);
-        }
-        if !chain::can(&matrices) || (norm.is_some() && !layouts().all(Layout::is_chunked)) {
-            return Ok(false);
-        }
-        let Some(taken) = Taken::new(ws, values, norm, layouts()) else { return Ok(false) };
-        let mut units = 0;
-        let mut args = Vec::new();
-        for (out, w) in jobs {
-            let mut job = self.job(ws, values, 0, out, w);
-            job.x = taken.place(ws, job.x);
-            job.first_unit = units as u32;
-            units += self.groups.len() * (job.group_panels as usize).div_ceil(ring::unit_panels(w));
-            args.push(job);
-        }
-        let work = Work::new(Kind::Gemv, &taken.take).product(units, matrices);
-        chain::push(gpu, &args.iter().fold(work, |work, job| work.and(job)))?;
-        Ok(true)
     }
 
     fn run_many(

@@ -7,7 +7,7 @@
 mod experts;
 mod gemm;
 mod gemv;
-pub(crate) mod ring;
+mod ring;
 mod round;
 mod sorted;
 mod weights;
@@ -17,12 +17,11 @@ mod workspace;
 use backend::{Act, Error, Result};
 
 use crate::gpu::{Buffer, DevicePtr, Gpu, Kernel, Launch, NAME};
-pub(crate) use experts::{can_chain_mixture, chain_mixture, mixture, routed_experts};
-pub(crate) use gemv::chain_normed;
+pub(crate) use experts::{mixture, routed_experts};
+pub(crate) use weights::CHUNK_ROWS;
 pub use weights::Matrix;
 use weights::MatrixArgs;
 pub(crate) use weights::matrix_bytes;
-pub(crate) use weights::{CHUNK_ROWS, Layout};
 pub(crate) use wide::{Turn, halves_of_heads, has as has_wide, out_of_heads, turned_out};
 pub(crate) use workspace::{Records, Workspace};
 
@@ -30,6 +29,8 @@ pub(crate) use workspace::{Records, Workspace};
 pub(crate) const CHUNK_COLS: usize = 256;
 /// Rows that the kernels for few rows take.
 const FEW_ROWS: usize = 8;
+/// Beyond these, weights that are read once for all rows repay their way through shared memory.
+const MANY_ROWS: usize = 32;
 
 /// `out[r] = w · x[r]` for the first `n_rows` rows.
 pub(crate) fn matmul(

@@ -57,6 +57,13 @@ pub(super) fn gemv_shared(rows: usize) -> usize {
     ring_bytes(depth) + buffers * WARPS * rows.div_ceil(8) * 128 * 4 + GRID_BYTES
 }
 
+/// Shared memory of `gemv_one.cu`: three slots a warp, sums of eight units twice, 64 units of 48 bytes.
+pub(super) const ONE_SHARED: usize = ring_bytes(3) + 2 * 8 * WARPS * 16 * 4 + 64 * 48;
+
+/// Shared memory of `experts_one.cu`: a grid for every lane, two slots a warp, sums of eight units twice, and
+/// the ids of a row's experts.
+pub(super) const ONE_UP_SHARED: usize = 256 * 256 + ring_bytes(2) + 2 * 8 * WARPS * 16 * 4 + 64;
+
 /// Shared memory of a kernel of `experts_ring.cu` with two buffers of so many sums of 16 values.
 pub(super) fn experts_shared(sums: usize) -> usize {
     ring_bytes(3) + GRID_BYTES + NEAR_PAIRS * 4 + 2 * sums * 16 * 4

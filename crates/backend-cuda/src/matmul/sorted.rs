@@ -232,7 +232,7 @@ pub(super) fn add_shared(
 
 /// The first rows of the workspace's gated activations.
 fn hidden(ws: &Workspace, inner: usize, n_rows: usize) -> Values {
-    Values { x: ws.hidden(), stride: inner, cols: inner, n_slices: 1, n_rows }
+    Values { x: ws.hidden(), stride: inner, cols: inner, n_slices: 1, n_rows, halves: false }
 }
 
 impl Sorted<'_> {

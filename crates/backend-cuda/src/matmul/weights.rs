@@ -39,6 +39,8 @@ pub(super) enum Rounding {
     By32,
     /// A scale for every 256 columns.
     By256,
+    /// Two f16 numbers, in kernels that have records of them; none in others.
+    Halves,
 }
 
 impl Layout {
@@ -82,7 +84,8 @@ impl Layout {
         match self {
             Self::Q8_0 | Self::Mxfp4 => Rounding::By32,
             Self::Q2K | Self::Q4K | Self::Q6K | Self::Iq2Xxs => Rounding::By256,
-            Self::F32 | Self::F16 | Self::BF16 => Rounding::None,
+            Self::F16 => Rounding::Halves,
+            Self::F32 | Self::BF16 => Rounding::None,
         }
     }
 

@@ -303,7 +303,14 @@ pub(crate) fn out_of_heads(
     n_groups: usize,
     n_rows: usize,
 ) -> Result<()> {
-    let low = Values { x: ws.results(), stride: a.rows(), cols: a.rows(), n_slices: 1, n_rows };
+    let low = Values {
+        x: ws.results(),
+        stride: a.rows(),
+        cols: a.rows(),
+        n_slices: 1,
+        n_rows,
+        halves: false,
+    };
     let groups = Groups { all: n_groups, first: 0, n: n_groups };
     product(gpu, ws, (x, n_rows), a, (ws.results(), a.rows()), &groups)?;
     let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
@@ -330,7 +337,7 @@ pub(crate) fn turned_out(
         return Ok(false);
     };
     let (x_values, stride) = (heads.buf.ptr(), heads.cols);
-    let values = Values { x: x_values, stride, cols, n_slices: n_groups, n_rows };
+    let values = Values { x: x_values, stride, cols, n_slices: n_groups, n_rows, halves: false };
     let pairs = (DevicePtr::NULL, DevicePtr::NULL, DevicePtr::NULL, 1);
     launch_halves(gpu, &values, &x, pairs, Some(turn))?;
     out_of_heads(gpu, ws, y, &x, weights, n_groups, n_rows)?;

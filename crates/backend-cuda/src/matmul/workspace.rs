@@ -7,18 +7,21 @@ use quant::grids;
 
 use super::sorted::{COLUMNS_MIN, max_tiles};
 use super::wide;
-use super::{CHUNK_COLS, FEW_ROWS};
+use super::{CHUNK_COLS, FEW_ROWS, MANY_ROWS};
 use crate::gpu::{Buffer, DevicePtr, Gpu};
 
 /// Bytes of a record of rounded activations (`cuda/matmul/layout.cuh`).
 pub(super) const RECORD_32: usize = 288;
 pub(super) const RECORD_256: usize = 304;
+pub(super) const RECORD_HALVES: usize = 1024;
 
 /// Rounded activations and what lies between the experts' products.
 pub(crate) struct Workspace {
     records: usize,
     by_32: Buffer,
     by_256: Buffer,
+    half_records: usize,
+    by_halves: Buffer,
     inner: usize,
     pairs: usize,
     hidden: Buffer,
@@ -43,6 +46,7 @@ struct RoundedRows {
     x: DevicePtr,
     slices: (usize, usize),
     n_rows: usize,
+    halves: bool,
 }
 
 /// Where a kernel leaves records: `Records` of `cuda/matmul/round.cuh`.
@@ -51,12 +55,14 @@ struct RoundedRows {
 pub(crate) struct Records {
     by_32: DevicePtr,
     by_256: DevicePtr,
+    by_halves: DevicePtr,
 }
 
 /// Sizes in elements.
 struct Sizes {
-    /// Records of rounded activations.
+    /// Records of rounded activations, and of those that F16 weights meet in kernels for few rows.
     records: usize,
+    half_records: usize,
     /// Pairs of a row and one of its experts, the shared one counted.
     pairs: usize,
     inner: usize,
@@ -93,6 +99,7 @@ impl Sizes {
         let sorted = |cols: usize| slots * chunks_of(cols) * CHUNK_COLS * 2;
         Self {
             records,
+            half_records: rows.min(MANY_ROWS) * chunks,
             pairs,
             inner,
             results: many * rows * (config.n_experts_used + 1) * config.hidden,
@@ -106,14 +113,15 @@ impl Sizes {
         }
     }
 
-    fn bytes(&self) -> [usize; 14] {
+    fn bytes(&self) -> [usize; 15] {
         let Self { records, pairs, inner, results, experts, tiles, .. } = *self;
-        let rounded = [records * RECORD_32, records * RECORD_256];
+        let of_halves = self.half_records * RECORD_HALVES;
+        let rounded = [records * RECORD_32, records * RECORD_256, of_halves];
         let between = [pairs * inner * 4, results * 4];
         let order = [(experts + 1) * 4, pairs * 4, pairs * 4, tiles * 16];
         let halves = [self.halves, self.rest, self.hidden_halves, 4 * self.factors, 4 * experts];
         let all = rounded.into_iter().chain(between).chain(order).chain(halves);
-        let mut bytes = [256 * 4; 14];
+        let mut bytes = [256 * 4; 15];
         for (to, from) in bytes.iter_mut().zip(all) {
             // An empty buffer is not.
             *to = from.max(16);
@@ -130,13 +138,15 @@ impl Workspace {
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
         let sizes = Sizes::of(gpu, shape);
-        let [by_32, by_256, hidden, results, starts, sorted_pairs, places, tiles, wide @ ..] =
-            sizes.bytes();
+        let [by_32, by_256, by_halves, hidden, results, starts, rest @ ..] = sizes.bytes();
+        let [sorted_pairs, places, tiles, wide @ ..] = rest;
         let [halves, rest, hidden_halves, factors, gaps, grid] = wide;
         let ws = Self {
             records: sizes.records,
             by_32: gpu.alloc("rounded activations", by_32)?,
             by_256: gpu.alloc("rounded activations", by_256)?,
+            half_records: sizes.half_records,
+            by_halves: gpu.alloc("rounded activations", by_halves)?,
             inner: sizes.inner,
             pairs: sizes.pairs,
             hidden: gpu.alloc("activations of experts", hidden)?,
@@ -170,6 +180,15 @@ impl Workspace {
         self.by_256.ptr()
     }
 
+    pub(super) fn by_halves(&self) -> DevicePtr {
+        self.by_halves.ptr()
+    }
+
+    /// Records of halves that fit.
+    pub(super) fn half_records(&self) -> usize {
+        self.half_records
+    }
+
     /// Where a kernel that makes rows of whole 256s leaves their records, for the next product of them:
     /// `slices` of a row, and their columns. Nowhere, if they are not whole or too many.
     pub(crate) fn leave_records(
@@ -179,17 +198,30 @@ impl Workspace {
         n_rows: usize,
     ) -> Records {
         let (n, cols) = slices;
-        if !cols.is_multiple_of(CHUNK_COLS) || n_rows * n * (cols / CHUNK_COLS) > self.records {
+        let records = n_rows * n * (cols / CHUNK_COLS);
+        if !cols.is_multiple_of(CHUNK_COLS) || records > self.records {
             self.rounded.set(None);
             return Records::default();
         }
-        self.rounded.set(Some(RoundedRows { x, slices, n_rows }));
-        Records { by_32: self.by_32(), by_256: self.by_256() }
+        let halves = records <= self.half_records;
+        let by_halves = if halves { self.by_halves() } else { DevicePtr::NULL };
+        self.rounded.set(Some(RoundedRows { x, slices, n_rows, halves }));
+        Records { by_32: self.by_32(), by_256: self.by_256(), by_halves }
     }
 
-    /// Whether the records of these rows are there; once, since rows may change after their product.
-    pub(super) fn take_records(&self, x: DevicePtr, slices: (usize, usize), n_rows: usize) -> bool {
-        self.rounded.take() == Some(RoundedRows { x, slices, n_rows })
+    /// Whether the records of these rows are there, and those of halves if they are wanted; once, since
+    /// rows may change after their product.
+    pub(super) fn take_records(
+        &self,
+        x: DevicePtr,
+        slices: (usize, usize),
+        n_rows: usize,
+        halves: bool,
+    ) -> bool {
+        let wanted = |r: RoundedRows| {
+            (r.x, r.slices, r.n_rows) == (x, slices, n_rows) && (r.halves || !halves)
+        };
+        self.rounded.take().is_some_and(wanted)
     }
 
     /// Forgets them: the step whose kernels left them is over.

@@ -78,6 +78,7 @@ inline uint16_t float_to_half(float v) {
     static void name(const Args& a)
 #define KERNEL_OCC(threads, blocks, name, Args) KERNEL(threads, name, Args)
 #define KERNEL_EARLY(threads, blocks, name, Args) KERNEL(threads, name, Args)
+#define KERNEL_HOLDING(threads, blocks, name, Args) KERNEL(threads, name, Args)
 #define SHARED static thread_local
 #define DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(emulate::dynamic_shared())
 #define DEVICE static inline
@@ -99,6 +100,7 @@ inline void __syncwarp(uint32_t = 0xffffffffu) { emulate::exchange(0, emulate::t
 inline void __threadfence() {}
 // Kernels run one after another here.
 inline void await_previous() {}
+inline void let_next_begin() {}
 template <class T>
 inline T __shfl_sync(uint32_t, T v, int lane) { return emulate::shuffle(v, uint32_t(lane) % 32); }
 template <class T>

@@ -35,12 +35,6 @@ pub(crate) fn cuda_90() -> Cuda {
     Cuda::with_driver(Arc::new(Emulator::new(90)))
 }
 
-/// The same, with what one row needs in chains.
-#[allow(dead_code, reason = "each test file compiles this module for itself")]
-pub(crate) fn cuda_with_chains() -> Cuda {
-    cuda_90().with_chains()
-}
-
 /// The backend on the emulator, and the bytes that it holds.
 #[allow(dead_code, reason = "each test file compiles this module for itself")]
 pub(crate) fn cuda_with_count() -> (Cuda, Arc<AtomicUsize>) {
