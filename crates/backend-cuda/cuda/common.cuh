@@ -25,6 +25,8 @@ typedef unsigned long long uint64_t;
 
 #define DEVICE __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
+// Code that a kernel comes to more than once, and that is there once.
+#define OUTLINE static __device__ __noinline__
 
 // A kernel begins while the one before it still runs (src/driver/nvidia.rs asks for that), and waits
 // before its first statement until that one is done. One that is EARLY waits itself, by
@@ -62,6 +64,20 @@ DEVICE void let_next_begin() {
     T* const name = reinterpret_cast<T*>(name##_bytes)
 
 #endif
+
+// Asks for all lines of a kernel's arguments at once; each would be waited for by itself where it is read.
+template <class Args>
+DEVICE void touch(const Args& a) {
+#ifndef KEID_EMULATE
+    // Zero, which the compiler does not know.
+    const uint32_t first = blockDim.y - 1;
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(&a) + first;
+    uint32_t all = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < sizeof(Args) / 4; i += 16) all ^= words[i];
+    asm volatile("" ::"r"(all));
+#endif
+}
 
 #define FULL_WARP 0xffffffffu
 

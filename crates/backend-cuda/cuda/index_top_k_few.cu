@@ -92,11 +92,17 @@ DEVICE void round_queries(const IndexArgs& a, uint32_t r, const float (&sine)[2]
         const uint64_t row = uint64_t(r) * HEADS + warp * each + i;
         v[i] = *reinterpret_cast<const float4*>(a.q + row * DIM + 4 * lane);
     }
+    // Two at a time: code that is fetched once takes longer than what it computes.
+#pragma unroll 1
+    for (uint32_t i = 0; i < each; i += 2) {
 #pragma unroll
-    for (uint32_t i = 0; i < each; i++) {
-        rope_turn(sine[0], cosine[0], v[i].x, v[i].y);
-        rope_turn(sine[1], cosine[1], v[i].z, v[i].w);
-        round_query(a, v[i], r, warp * each + i, s);
+        for (uint32_t k = 0; k < 2; k++) {
+            rope_turn(sine[0], cosine[0], v[k].x, v[k].y);
+            rope_turn(sine[1], cosine[1], v[k].z, v[k].w);
+            round_query(a, v[k], r, warp * each + i + k, s);
+        }
+#pragma unroll
+        for (uint32_t k = 0; k + 2 < each; k++) v[k] = v[k + 2];
     }
 }
 
@@ -196,7 +202,6 @@ KERNEL_EARLY(32 * SCORE_WARPS, 1, index_scores_few, IndexFewArgs) {
 #define SELECT_WARPS (SELECT_THREADS / 32)
 // Kept scores that the last block holds in shared memory, at most.
 #define LIST_MAX 4096
-#define LIST_EACH (LIST_MAX / SELECT_THREADS)
 // The rest of a kept score is looked at in two digits.
 #define DIGIT_BITS (REST_BITS / 2)
 #define DIGITS (1 << DIGIT_BITS)
@@ -271,15 +276,11 @@ DEVICE Kept gather(const IndexFewArgs& a, uint32_t r, uint32_t n_parts, Select& 
     const Kept kept = {reinterpret_cast<const uint32_t*>(scores), n_parts, total, total <= LIST_MAX};
     __syncthreads();
     if (!kept.listed) return kept;
-    uint32_t words[LIST_EACH];
-#pragma unroll
-    for (uint32_t i = 0; i < LIST_EACH; i++) {
-        const uint32_t at = threadIdx.x + i * SELECT_THREADS;
+#pragma unroll 2
+    for (uint32_t at = threadIdx.x; at < total; at += SELECT_THREADS) {
         const uint32_t p = kept.part_of(s, at);
-        words[i] = at < total ? kept.word(p, at - s.offset[p]) : 0u;
+        s.list[at] = kept.word(p, at - s.offset[p]);
     }
-#pragma unroll
-    for (uint32_t i = 0; i < LIST_EACH; i++) s.list[threadIdx.x + i * SELECT_THREADS] = words[i];
     __syncthreads();
     return kept;
 }
@@ -300,6 +301,7 @@ DEVICE void for_kept(const Kept& kept, const Select& s, Visit visit) {
 // The rank of the last that is chosen, where `wanted` of the threshold's bin are; `equal` of that rank are.
 DEVICE uint32_t last_rank(const Kept& kept, uint32_t wanted, Select& s, uint32_t& equal) {
     uint32_t prefix = 0;
+#pragma unroll 1
     for (int digit = 1; digit >= 0; digit--) {
         for (uint32_t i = threadIdx.x; i < DIGITS; i += SELECT_THREADS) s.bins[i] = 0;
         __syncthreads();
@@ -309,6 +311,7 @@ DEVICE uint32_t last_rank(const Kept& kept, uint32_t wanted, Select& s, uint32_t
             if (counts) atomicAdd(&s.bins[digit == 1 ? rank >> DIGIT_BITS : rank % DIGITS], 1u);
         };
         if (kept.listed) {
+#pragma unroll 1
             for (uint32_t i = threadIdx.x; i < kept.total; i += SELECT_THREADS) count(s.list[i]);
         } else {
             for_kept(kept, s, [&](uint32_t, uint32_t, bool exists, uint32_t word) {
@@ -363,22 +366,22 @@ DEVICE void write_ids(const Kept& kept, uint32_t last, uint32_t n_equal, uint32_
 
 // The same from the list, in which a thread has neighbours.
 DEVICE void write_listed(const Kept& kept, uint32_t last, uint32_t n_equal, uint32_t* ids, Select& s) {
-    const uint32_t first = LIST_EACH * threadIdx.x;
-    uint32_t rank[LIST_EACH], above = 0, same = 0, total;
-#pragma unroll
-    for (uint32_t i = 0; i < LIST_EACH; i++) {
-        // What is not there ranks below all.
-        rank[i] = first + i < kept.total ? rank_of(s.list[first + i]) + 1 : 0u;
-        above += rank[i] > last + 1 ? 1 : 0;
-        same += rank[i] == last + 1 ? 1 : 0;
+    const uint32_t each = (kept.total + SELECT_THREADS - 1) / SELECT_THREADS, first = each * threadIdx.x;
+    const uint32_t end = min(first + each, kept.total);
+    uint32_t above = 0, same = 0, total;
+#pragma unroll 1
+    for (uint32_t i = first; i < end; i++) {
+        const uint32_t rank = rank_of(s.list[i]);
+        above += rank > last ? 1 : 0;
+        same += rank == last ? 1 : 0;
     }
     uint32_t higher = sum_before(above, s.sums, total), equal = sum_before(same, s.sums, total);
-#pragma unroll
-    for (uint32_t i = 0; i < LIST_EACH; i++) {
-        const bool is_above = rank[i] > last + 1, is_equal = rank[i] == last + 1;
+#pragma unroll 1
+    for (uint32_t i = first; i < end; i++) {
+        const uint32_t word = s.list[i];
+        const bool is_above = rank_of(word) > last, is_equal = rank_of(word) == last;
         if (is_above || (is_equal && equal < n_equal)) {
-            ids[higher + min(equal, n_equal)] =
-                kept.part_of(s, first + i) * PART + (s.list[first + i] >> PLACE_SHIFT);
+            ids[higher + min(equal, n_equal)] = kept.part_of(s, i) * PART + (word >> PLACE_SHIFT);
         }
         higher += is_above ? 1 : 0;
         equal += is_equal ? 1 : 0;

@@ -4,7 +4,7 @@
 
 // The sum of what comes before this thread, and of everything. The block comes here; `sums` holds a
 // number a warp.
-DEVICE uint32_t sum_before(uint32_t own, uint32_t* sums, uint32_t& total) {
+OUTLINE uint32_t sum_before(uint32_t own, uint32_t* sums, uint32_t& total) {
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t sum = own;
 #pragma unroll
@@ -17,6 +17,7 @@ DEVICE uint32_t sum_before(uint32_t own, uint32_t* sums, uint32_t& total) {
     __syncthreads();
     total = 0;
     uint32_t before = sum - own;
+#pragma unroll 4
     for (uint32_t w = 0; w < blockDim.x / 32; w++) {
         if (w < warp) before += sums[w];
         total += sums[w];

@@ -14,8 +14,9 @@ DEVICE void sinkhorn_4(float (&c)[16], float eps, uint32_t rounds) {
             sum += c[4 * j + k];
         }
 #pragma unroll
-        for (int k = 0; k < 4; k++) c[4 * j + k] = c[4 * j + k] / sum + eps;
+        for (int k = 0; k < 4; k++) c[4 * j + k] = fmaf(c[4 * j + k], reciprocal(sum), eps);
     }
+#pragma unroll 1
     for (uint32_t round = 0; round < rounds; round++) {
         if (round > 0) {
 #pragma unroll

@@ -28,6 +28,8 @@ struct DownArgs {
     Matrix down, shared_down;
     // Activations of the pairs, and of the rows.
     const uint8_t *x, *shared_x;
+    // One row's pairs as values, whose records the kernel makes for itself; or null.
+    const float* raw;
     const uint32_t *ids, *grid;
     // [rows, rows of down]
     float* out;

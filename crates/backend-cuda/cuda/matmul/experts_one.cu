@@ -152,6 +152,7 @@ DEVICE void store_gated(const UpArgs& a, const OneShared& s, const float* sums, 
 
 KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, UpArgs) {
     DYNAMIC_SHARED(OneShared, shared);
+    touch(a);
     OneShared& s = *shared;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Ring<DEPTH> ring;
@@ -169,9 +170,12 @@ KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, UpArgs) {
         }
     };
     fill();
-#pragma unroll 4
-    for (uint32_t i = warp; i < 256; i += WARPS) {
-        *reinterpret_cast<uint32_t*>(s.grid + i * GRID_STRIDE + 4 * lane) = a.grid[i];
+    uint32_t levels[256 / WARPS];
+#pragma unroll
+    for (uint32_t i = 0; i < 256 / WARPS; i++) levels[i] = a.grid[WARPS * i + warp];
+#pragma unroll
+    for (uint32_t i = 0; i < 256 / WARPS; i++) {
+        *reinterpret_cast<uint32_t*>(s.grid + (WARPS * i + warp) * GRID_STRIDE + 4 * lane) = levels[i];
     }
     await_previous();
     // The choice is there: the next kernel asks for its experts' weights as soon as there is room.

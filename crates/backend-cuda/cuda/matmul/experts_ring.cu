@@ -7,6 +7,8 @@
 #define WARPS 16
 #define DEPTH 3
 #define HALF (WARPS / 2)
+// Chunks of values that a warp has on their way at once.
+#define AT_ONCE 4
 // Pairs whose experts are kept near.
 #define NEAR_PAIRS 256
 #define RING_BYTES (WARPS * DEPTH * SLOT_BYTES)
@@ -140,6 +142,25 @@ DEVICE void experts_up(const UpArgs& a) {
     }
 }
 
+// Rounds the pairs of one row to shared memory: those of the chosen experts with a scale for every 256
+// columns, those of the shared one for every 32.
+DEVICE void round_pairs(const DownArgs& a, uint8_t* records) {
+    const uint32_t of_pair = chunks_of(a.down.cols), chosen = a.used * of_pair;
+    const uint32_t all = chosen + (a.shared_x ? of_pair : 0);
+    Chunks<AT_ONCE> chunks;
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x / 32, k = 0; i < all; i += WARPS, k++) {
+        if (k % AT_ONCE == 0) chunks.load(a.raw, i, WARPS, all);
+        float v[8];
+        chunks.values(v, 0);
+        chunks.shift();
+        uint8_t* shared = records + chosen * ACT256_RECORD + (i - chosen) * ACT32_RECORD;
+        const bool is_chosen = i < chosen;
+        round_chunk(v, is_chosen ? nullptr : shared, is_chosen ? records + i * ACT256_RECORD : nullptr, nullptr);
+    }
+    __syncthreads();
+}
+
 // A warp's way through the sums: a unit is a panel for one row, with the slots of the shared expert and
 // then those of the row's experts, in their order.
 struct DownCursor {
@@ -192,6 +213,7 @@ struct DownCursor {
 template <uint32_t LAYOUTS>
 DEVICE void experts_down(const DownArgs& a) {
     DYNAMIC_SHARED(uint8_t, shared);
+    touch(a);
     const Places near(shared);
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     near.copy_levels(a.grid);
@@ -217,6 +239,13 @@ DEVICE void experts_down(const DownArgs& a) {
     await_previous();
     if (!known) near.copy_ids(a.ids, a.n_rows * a.used);
     fill(true);
+    const uint8_t *x = a.x, *shared_x = a.shared_x;
+    if (a.raw) {
+        uint8_t* records = reinterpret_cast<uint8_t*>(near.sums + 2 * here.all_slots * CHUNK_ROWS);
+        round_pairs(a, records);
+        x = records;
+        shared_x = records + a.used * a.row_bytes;
+    }
     uint32_t buffer = 0, turn = 0;
     for (; here.more(); here.next_unit()) {
         float* sums = near.sums + buffer * here.all_slots * CHUNK_ROWS;
@@ -224,7 +253,7 @@ DEVICE void experts_down(const DownArgs& a) {
             const bool is_shared = here.shared();
             const uint32_t pair = is_shared ? here.row : here.row * a.used + here.term;
             const uint32_t row_bytes = is_shared ? a.shared_row_bytes : a.row_bytes;
-            const Input in = {(is_shared ? a.shared_x : a.x) + uint64_t(pair) * row_bytes, row_bytes, 1};
+            const Input in = {(is_shared ? shared_x : x) + uint64_t(pair) * row_bytes, row_bytes, 1};
             float acc[1][4] = {{0, 0, 0, 0}};
             add_slot<0, LAYOUTS, 1>(acc, ring.front(), is_shared ? a.shared_down : a.down, in, here.slot,
                                     near.levels);

@@ -9,7 +9,9 @@
 #define DEPTH 3
 // Units of a block that are found at once, and those whose sums are added up at once.
 #define UNITS 64
-#define BATCH 8
+#define BATCH 4
+// Records that a block can make for itself.
+#define RAW_MAX 32
 #define WARP_SUMS CHUNK_ROWS
 #define UNIT_SUMS (WARPS * WARP_SUMS)
 
@@ -24,18 +26,19 @@ struct alignas(16) OneShared {
     uint8_t slots[WARPS * DEPTH * SLOT_BYTES];
     float sums[2][BATCH * UNIT_SUMS];
     Found found[UNITS];
+    uint8_t records[RAW_MAX * ACT32_RECORD];
     uint64_t barriers[WARPS * DEPTH];
 };
 
 DEVICE uint32_t panels_at_once(uint32_t slots) { return slots < WARPS ? WARPS / slots : 1; }
 
-DEVICE void find(Found& f, const GemvArgs& a, uint32_t unit) {
+DEVICE void find(Found& f, const GemvArgs& a, const OneShared& s, uint32_t unit) {
     f.job = a.job_of(unit);
     const GemvJob& job = a.jobs[f.job];
     const uint32_t cols = slot_cols(job.m.layout), slots = (job.m.cols + cols - 1) / cols;
     const Unit u = job.unit(unit - job.first_unit, panels_at_once(slots));
     const uint32_t left = (u.end_row - u.first_panel * CHUNK_ROWS + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    f.x = job.x + uint64_t(u.group) * job.x_slice_bytes;
+    f.x = (a.raw ? s.records : job.x) + uint64_t(u.group) * job.x_slice_bytes;
     f.first_row = u.first_panel * CHUNK_ROWS;
     f.group_row = u.first_row;
     f.end_row = u.end_row;
@@ -104,8 +107,23 @@ DEVICE void store_batch(const GemvArgs& a, const OneShared& s, const float* sums
     }
 }
 
+// Rounds the row: a warp takes every sixteenth 256 of its columns.
+DEVICE void round_raw(const GemvArgs& a, OneShared& s) {
+    Chunks<RAW_MAX / WARPS> chunks;
+    chunks.load(a.raw, threadIdx.x / 32, WARPS, a.n_raw);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x / 32; i < a.n_raw; i += WARPS) {
+        float v[8];
+        chunks.values(v, 0);
+        chunks.shift();
+        round_chunk(v, s.records + i * ACT32_RECORD, nullptr, nullptr);
+    }
+    __syncthreads();
+}
+
 KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
     DYNAMIC_SHARED(OneShared, shared);
+    touch(a);
     OneShared& s = *shared;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Ring<DEPTH> ring;
@@ -117,7 +135,7 @@ KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
     // All units of the block, unless it has very many.
     for (uint32_t start = blockIdx.x; start < a.n_units; start += UNITS * gridDim.x) {
         const uint32_t n_units = min((a.n_units - start + gridDim.x - 1) / gridDim.x, uint32_t(UNITS));
-        if (threadIdx.x < n_units) find(s.found[threadIdx.x], a, start + threadIdx.x * gridDim.x);
+        if (threadIdx.x < n_units) find(s.found[threadIdx.x], a, s, start + threadIdx.x * gridDim.x);
         __syncthreads();
         Way ahead(a, s), here(a, s);
         ahead.enter(0, n_units);
@@ -136,8 +154,11 @@ KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
             float acc[2] = {0, 0};
             for (;; here.at += WARPS) {
                 fill();
-                if (!awaited) await_previous();
-                awaited = true;
+                if (!awaited) {
+                    await_previous();
+                    if (a.raw) round_raw(a, s);
+                    awaited = true;
+                }
                 if (!here.inside()) break;
                 const uint8_t* records = s.found[unit].x;
                 if (here.is_f16) {

@@ -105,6 +105,31 @@ DEVICE void round_chunk(const float (&v)[8], uint8_t* by_32, uint8_t* by_256, ui
     }
 }
 
+// A warp's eight columns a lane of COUNT chunks of a row, every STEP-th from `first` on: all are asked for
+// before the first is there. Those from `end` on do not exist.
+template <int COUNT>
+struct Chunks {
+    float4 low[COUNT], high[COUNT];
+
+    MEMBER void load(const float* row, uint32_t first, uint32_t step, uint32_t end) {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            const uint32_t i = min(first + k * step, end - 1);
+            const float4* from = reinterpret_cast<const float4*>(row + i * CHUNK_COLS + 8 * (threadIdx.x % 32));
+            low[k] = from[0], high[k] = from[1];
+        }
+    }
+    MEMBER void values(float (&v)[8], int k) const {
+        v[0] = low[k].x, v[1] = low[k].y, v[2] = low[k].z, v[3] = low[k].w;
+        v[4] = high[k].x, v[5] = high[k].y, v[6] = high[k].z, v[7] = high[k].w;
+    }
+    // The first becomes the second, and so on: a loop that is there once goes through registers.
+    MEMBER void shift() {
+#pragma unroll
+        for (int k = 0; k + 1 < COUNT; k++) low[k] = low[k + 1], high[k] = high[k + 1];
+    }
+};
+
 // Records of rows, for formats with a scale for every 32 columns or for every 256, and for F16; any may be
 // null.
 struct Records {

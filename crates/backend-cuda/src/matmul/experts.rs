@@ -3,8 +3,9 @@
 use backend::{Act, ExpertWeights, Result, Routing};
 
 use super::round::Values;
-use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{CHUNK_ROWS, FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
+use super::weights::{Layout, Matrix, MatrixArgs, Rounding};
+use super::workspace::{RECORD_32, RECORD_256};
+use super::{CHUNK_COLS, CHUNK_ROWS, FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
 use crate::Cuda;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
@@ -47,6 +48,7 @@ struct DownArgs {
     shared_down: MatrixArgs,
     x: DevicePtr,
     shared_x: DevicePtr,
+    raw: DevicePtr,
     ids: DevicePtr,
     grid: DevicePtr,
     out: DevicePtr,
@@ -97,6 +99,17 @@ fn has_ring<'a>(
     matrices: impl Iterator<Item = &'a Matrix> + Clone,
 ) -> bool {
     ring::has(gpu, shared, matrices.clone()) && matrices.clone().all(|m| m.layout() != Layout::F16)
+}
+
+/// Shared memory of the kernel of the sums with rings, and of the records of one row's pairs.
+fn down_shared(bank: &Bank<'_>, shared: Option<&Bank<'_>>) -> usize {
+    let slots = bank.used() * ring::slots(bank.down) + shared.map_or(0, |s| ring::slots(s.down));
+    ring::experts_shared(slots)
+}
+
+fn record_bytes(bank: &Bank<'_>, shared: Option<&Bank<'_>>) -> usize {
+    bank.used() * bank.down.chunks() * RECORD_256
+        + shared.map_or(0, |s| s.down.chunks() * RECORD_32)
 }
 
 /// Experts that the same rows go through; the shared expert is a bank of one.
@@ -276,7 +289,9 @@ impl Rows<'_> {
             n_rows: all_pairs,
             halves: false,
         };
-        h.round(gpu, ws, banks().map(|b| b.down.layout()))?;
+        let near =
+            n_rows == 1 && inner.is_multiple_of(CHUNK_COLS) && self.rounds_near(bank, shared);
+        let raw = h.round_unless(near, gpu, ws, banks().map(|b| b.down.layout()))?;
         let source = h.source(ws, bank.down.layout(), 0);
         let shared_source = shared.map(|s| h.source(ws, s.down.layout(), pairs));
         let down = DownArgs {
@@ -284,6 +299,7 @@ impl Rows<'_> {
             shared_down: shared.map(|s| s.down.args()).unwrap_or_default(),
             x: source.x,
             shared_x: shared_source.map_or(DevicePtr::NULL, |s| s.x),
+            raw: if raw { h.x } else { DevicePtr::NULL },
             ids: bank.routing_from(first).0,
             grid: ws.grid(),
             out: self.out_from(first),
@@ -329,6 +345,16 @@ impl Rows<'_> {
         Ok(false)
     }
 
+    /// Whether the kernel of the sums can make the records of one row's pairs for itself: of the chosen
+    /// experts with a scale for every 256 columns, of the shared one for every 32.
+    fn rounds_near(&self, bank: &Bank<'_>, shared: Option<&Bank<'_>>) -> bool {
+        let matrices = || std::iter::once(bank).chain(shared).map(|b| b.down);
+        let bytes = down_shared(bank, shared) + record_bytes(bank, shared);
+        bank.down.layout().rounding() == Rounding::By256
+            && shared.is_none_or(|s| s.down.layout().rounding() == Rounding::By32)
+            && has_ring(self.gpu, bytes, matrices())
+    }
+
     fn launch_down(
         &self,
         args: &DownArgs,
@@ -339,8 +365,8 @@ impl Rows<'_> {
         let matrices = || std::iter::once(bank).chain(shared).map(|b| b.down);
         let kernels = kernels(matrices().map(Matrix::layout));
         let panels = bank.down.rows().div_ceil(CHUNK_ROWS);
-        let sums = bank.used() * ring::slots(bank.down) + shared.map_or(0, |s| ring::slots(s.down));
-        let bytes = ring::experts_shared(sums);
+        let bytes = down_shared(bank, shared)
+            + if args.raw == DevicePtr::NULL { 0 } else { record_bytes(bank, shared) };
         if has_ring(self.gpu, bytes, matrices()) {
             let launch = Launch::new((panels * n_rows).min(self.gpu.sms()), ring::THREADS);
             let kernel = Kernel::new("matmul/experts_ring", kernels.ring_down);

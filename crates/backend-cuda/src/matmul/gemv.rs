@@ -35,10 +35,11 @@ struct GemvJob {
 struct GemvArgs {
     jobs: [GemvJob; MAX_JOBS],
     grid: DevicePtr,
+    raw: DevicePtr,
     n_jobs: u32,
     n_rows: u32,
     n_units: u32,
-    unused: u32,
+    n_raw: u32,
 }
 
 // SAFETY: `repr(C)`, as in `gemv.cuh`, without padding.
@@ -133,6 +134,13 @@ impl Rows {
     }
 }
 
+/// What the kernels of a piece read: with rings or without, and rounded or as they are.
+struct Activations<'a> {
+    values: &'a Values,
+    has_rings: bool,
+    raw: bool,
+}
+
 /// Warps that share a panel, as in `gemv.cu`.
 fn warps_of_panel(chunks: usize) -> usize {
     match chunks {
@@ -169,7 +177,15 @@ impl Piece<'_> {
         // Kernels with rings know F16 weights only with halves.
         let has_rings = has_rings && (halves || matrices().all(|w| w.layout() != Layout::F16));
         let values = Values { halves, ..values };
-        values.round(gpu, ws, jobs.iter().map(|(_, w)| w.layout()))?;
+        let layouts = || jobs.iter().map(|(_, w)| w.layout());
+        // One row with matrices in Q8_0 alone is rounded where it is used, unless it is rounded already.
+        let near = has_rings
+            && values.records() <= ring::RAW_MAX
+            && values.n_rows == 1
+            && cols.is_multiple_of(CHUNK_COLS)
+            && layouts().all(|l| l == Layout::Q8_0);
+        let raw = values.round_unless(near, gpu, ws, layouts())?;
+        let x = Activations { values: &values, has_rings, raw };
         let mut row = 0;
         while row < self.rows.len() {
             let left = self.rows.len() - row;
@@ -177,8 +193,7 @@ impl Piece<'_> {
             let Some(rows) = kernels.iter().find(|r| r.max >= left).or(kernels.last()) else {
                 break;
             };
-            let these = (&values, row, rows.max.min(left));
-            self.launch(gpu, ws, jobs, these, (rows, has_rings))?;
+            self.launch(gpu, ws, jobs, &x, (row, rows.max.min(left)), rows)?;
             row += rows.max.min(left);
         }
         Ok(())
@@ -190,16 +205,19 @@ impl Piece<'_> {
         gpu: &Gpu,
         ws: &Workspace,
         jobs: &[(&Act<Buffer>, &Matrix)],
-        (values, row, n_rows): (&Values, usize, usize),
-        (rows, has_ring): (&Rows, bool),
+        x: &Activations<'_>,
+        (row, n_rows): (usize, usize),
+        rows: &Rows,
     ) -> Result<()> {
+        let (values, has_ring) = (x.values, x.has_rings);
         let mut args = GemvArgs {
             jobs: [GemvJob::default(); MAX_JOBS],
             grid: ws.grid(),
+            raw: if x.raw { values.x } else { DevicePtr::NULL },
             n_jobs: jobs.len() as u32,
             n_rows: n_rows as u32,
             n_units: 0,
-            unused: 0,
+            n_raw: values.records() as u32,
         };
         let mut units = 0;
         for (slot, (out, w)) in args.jobs.iter_mut().zip(jobs) {

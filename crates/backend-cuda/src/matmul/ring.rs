@@ -3,6 +3,7 @@
 
 use super::CHUNK_COLS;
 use super::weights::{Layout, Matrix};
+use super::workspace::RECORD_32;
 use crate::gpu::Gpu;
 
 /// Warps of a block, and its threads.
@@ -57,8 +58,12 @@ pub(super) fn gemv_shared(rows: usize) -> usize {
     ring_bytes(depth) + buffers * WARPS * rows.div_ceil(8) * 128 * 4 + GRID_BYTES
 }
 
-/// Shared memory of `gemv_one.cu`: three slots a warp, sums of eight units twice, 64 units of 48 bytes.
-pub(super) const ONE_SHARED: usize = ring_bytes(3) + 2 * 8 * WARPS * 16 * 4 + 64 * 48;
+/// Records that `gemv_one.cu` can make for itself.
+pub(super) const RAW_MAX: usize = 32;
+
+/// Shared memory of `gemv_one.cu`: three slots a warp, sums of four units twice, 64 units of 48 bytes, records.
+pub(super) const ONE_SHARED: usize =
+    ring_bytes(3) + 2 * 4 * WARPS * 16 * 4 + 64 * 48 + RAW_MAX * RECORD_32;
 
 /// Shared memory of `experts_one.cu`: a grid for every lane, two slots a warp, sums of eight units twice, and
 /// the ids of a row's experts.

@@ -65,6 +65,18 @@ impl Values {
         ws: &Workspace,
         layouts: impl Iterator<Item = Layout>,
     ) -> Result<()> {
+        self.round_unless(false, gpu, ws, layouts).map(|_| ())
+    }
+
+    /// The same; but with `near`, rows that no kernel has rounded yet stay as they are, and the answer is
+    /// true.
+    pub(super) fn round_unless(
+        &self,
+        near: bool,
+        gpu: &Gpu,
+        ws: &Workspace,
+        layouts: impl Iterator<Item = Layout>,
+    ) -> Result<bool> {
         let [mut by_32, mut by_256, mut by_halves] = [DevicePtr::NULL; 3];
         for layout in layouts {
             match layout.rounding() {
@@ -76,11 +88,14 @@ impl Values {
             }
         }
         if [by_32, by_256, by_halves] == [DevicePtr::NULL; 3] {
-            return Ok(());
+            return Ok(false);
         }
         let halves = by_halves != DevicePtr::NULL;
         if ws.take_records(self.x, (self.n_slices, self.cols), self.n_rows, halves) {
-            return Ok(());
+            return Ok(false);
+        }
+        if near {
+            return Ok(true);
         }
         let warps = self.records();
         let args = RoundArgs {
@@ -95,7 +110,8 @@ impl Values {
             n_rows: self.n_rows as u32,
             unused: 0,
         };
-        gpu.launch(&ROUND, Launch::new(warps.div_ceil(8), 256), &args)
+        gpu.launch(&ROUND, Launch::new(warps.div_ceil(8), 256), &args)?;
+        Ok(false)
     }
 
     /// What a layout reads, from row `first` on.

@@ -82,6 +82,7 @@ inline uint16_t float_to_half(float v) {
 #define SHARED static thread_local
 #define DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(emulate::dynamic_shared())
 #define DEVICE static inline
+#define OUTLINE static inline
 #define MEMBER inline
 #define __device__
 #define __host__
