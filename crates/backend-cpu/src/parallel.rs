@@ -123,10 +123,10 @@ impl Rounded {
     }
 }
 
-/// Where to cut weight rows: kernels for one activation row take 8 at a time, those for many unpack
-/// panels of up to 128, halves of which are too coarse to divide small matrices evenly.
+/// Where to cut weight rows: kernels for one activation row take 8 at a time, those for a few 16, and those for many
+/// unpack panels of up to 128, halves of which are too coarse to divide small matrices evenly.
 pub(crate) fn unit(weight_rows: usize, act_rows: usize, threads: usize) -> usize {
-    if act_rows < 3 {
+    if act_rows < 2 {
         8
     } else if weight_rows >= 64 * 8 * threads {
         64
