@@ -15,6 +15,9 @@ use crate::parallel::{SharedRows, part};
 use crate::work::{KEY_TILE, ThreadWork, Work};
 use crate::{Floats, Parts};
 
+/// Keys that are met while they are in the first cache level, where they were decoded.
+const NEAR_KEYS: usize = 16;
+
 /// What all queries of a call share.
 pub(crate) struct Keys<'a> {
     pub(crate) kv: &'a HostKv,
@@ -127,10 +130,16 @@ impl Query<'_> {
         for first in (0..n_keys).step_by(KEY_TILE) {
             let n = KEY_TILE.min(n_keys - first);
             let keys = &mut keys[..n * dim];
-            for (i, key) in keys.chunks_exact_mut(dim).enumerate() {
-                kv_row::decode(&layout, self.rows.bytes(first + i), key);
+            let all = Out::new(&mut scores[..n_heads * n], n_heads, n, n);
+            for (part, keys) in keys.chunks_mut(NEAR_KEYS * dim).enumerate() {
+                let at = part * NEAR_KEYS;
+                for (i, key) in keys.chunks_exact_mut(dim).enumerate() {
+                    kv_row::decode(&layout, self.rows.bytes(first + at + i), key);
+                }
+                // SAFETY: one view at a time.
+                let mut scores = unsafe { all.tile(0..n_heads, at..at + keys.len() / dim) };
+                products(kernels, (keys, dim), self.q, &mut scores, scratch);
             }
-            products(kernels, (keys, dim), self.q, &mut scores[..n_heads * n], scratch);
             for (h, scores) in scores[..n_heads * n].chunks_exact_mut(n).enumerate() {
                 rescale(kernels, scores, dim, &mut softmax[h], &mut out[h * dim..][..dim]);
             }
@@ -167,12 +176,12 @@ pub(crate) fn products(
     kernels: Kernels,
     (keys, dim): (&[f32], usize),
     q: &[f32],
-    scores: &mut [f32],
+    scores: &mut Out<'_>,
     scratch: &mut quant::dot::Scratch,
 ) {
     let n = keys.len() / dim;
     let weights = Weights::new(TensorType::F32, bytemuck::cast_slice(keys), n, dim)
         .unwrap_or_else(|e| unreachable!("{n} rows of {dim} floats: {e}"));
     let acts = Acts::F32 { values: q, cols: dim, stride: dim, index: None };
-    kernels.matmul(&weights, &acts, &mut Out::new(scores, q.len() / dim, n, n), scratch);
+    kernels.matmul(&weights, &acts, scores, scratch);
 }

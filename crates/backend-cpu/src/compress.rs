@@ -7,7 +7,7 @@ use model::Rope;
 use quant::dot::{Kernels, PoolEntry};
 
 use crate::norm::inverse_rms;
-use crate::parallel::{SharedRows, part};
+use crate::parallel::{SharedRows, for_parts};
 use crate::work::Work;
 use crate::{Cpu, Floats, Parts};
 
@@ -28,11 +28,10 @@ pub(crate) fn stage_window(
     let layout = kv.layout().row;
     let works = &cpu.work.threads;
     let staged = kv.staged_window_all_mut(layer);
-    let (n_rows, threads) = (step.rows.len(), cpu.pool.threads());
     let staged = SharedRows::new(staged);
-    cpu.pool.run(|thread| {
+    for_parts(cpu.pool, step.rows.len(), |thread, rows_of_thread| {
         let mut work = Work::thread(works, thread);
-        for r in part(n_rows, 1, thread, threads) {
+        for r in rows_of_thread {
             let row = &mut work.row[..layout.dim];
             row.copy_from_slice(&rows.buf[r * rows.cols..][..layout.dim]);
             // SAFETY: threads have different rows.
@@ -70,12 +69,12 @@ pub(crate) fn compress(
         let closed = first..first + span.closed_rows(w.ratio);
         closing.extend(closed.map(|index| (s as u32, index as u32)));
     }
-    let (n_threads, source) = (pool.threads(), &*kv);
+    let source = &*kv;
     let shared = SharedRows::new(rows);
     let closing = &*closing;
-    pool.run(|thread| {
+    for_parts(pool, closing.len(), |thread, part| {
         let mut work = Work::thread(works, thread);
-        for i in part(closing.len(), 1, thread, n_threads) {
+        for i in part {
             let (span, index) = (&step.spans[closing[i].0 as usize], closing[i].1 as usize);
             // SAFETY: threads have different rows.
             let row = unsafe { shared.get(i * w.width, w.width) };

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 
 use backend::{Act, HostKv, Ids, Pooled, SpanRows, Step, kv_row};
-use quant::dot::Kernels;
+use quant::dot::{Kernels, Out};
 
 use crate::attend::products;
 use crate::parallel::{SharedRows, each_row, part};
@@ -128,7 +128,8 @@ impl Query<'_> {
                 kv_row::decode(self.layout, self.rows.row(first + i), key);
             }
             let scores = &mut scores[..n_heads * n];
-            products(self.kernels, (keys, dim), self.q, scores, scratch);
+            let all = &mut Out::new(scores, n_heads, n, n);
+            products(self.kernels, (keys, dim), self.q, all, scratch);
             let (total, rest) = scores.split_at_mut(n);
             self.weigh(total, rest);
             for (i, &score) in total.iter().enumerate() {

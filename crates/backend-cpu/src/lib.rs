@@ -9,17 +9,20 @@
 //! divides rows and columns among them.
 
 mod attend;
+mod attn_in;
 mod compress;
 mod device;
 mod embed;
 mod hyper_connection;
 mod index_top_k;
 mod matmul;
+mod moe;
 mod norm;
 mod numa;
 mod ops;
 mod parallel;
 mod pool;
+mod products;
 mod rope_tail;
 mod route;
 mod routed_experts;
@@ -39,12 +42,15 @@ use work::Work;
 /// A buffer of this backend.
 pub type Floats = Vec<f32>;
 
+/// Intermediates of coarse operations.
+type CpuScratch = Scratch<Floats, Vec<u32>>;
+
 /// The CPU as a device.
 pub struct Cpu {
     pool: Pool,
     kernels: Kernels,
     shape: Option<Shape>,
-    scratch: Option<Box<Scratch<Floats, Vec<u32>>>>,
+    scratch: Option<Box<CpuScratch>>,
     work: Option<Box<Work>>,
 }
 

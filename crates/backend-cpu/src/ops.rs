@@ -1,17 +1,17 @@
-//! The operations, each in the file of its name. Coarse operations but hyper-connections keep their
-//! default bodies.
+//! The operations, each in the file of its name. Coarse operations without a file keep their default bodies.
 
 use backend::{
-    Act, CompressorWeights, Count, ExpertWeights, HcWeights, HostKv, Ids, Ops, PoolInput, Pooled,
-    Result, Routing, Scratch, Selected, SiteWeights, Step,
+    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, ExpertWeights, HcWeights,
+    HostKv, Ids, MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected,
+    SiteWeights, Step,
 };
 use model::Rope;
 
 use crate::attend::Keys;
 use crate::compress::Target;
 use crate::{
-    Cpu, Floats, Weight, attend, compress, embed, hyper_connection, index_top_k, matmul, norm,
-    rope_tail, route, routed_experts, swiglu,
+    Cpu, Floats, Weight, attend, attn_in, compress, embed, hyper_connection, index_top_k, matmul,
+    moe, norm, rope_tail, route, routed_experts, swiglu,
 };
 
 impl Ops for Cpu {
@@ -205,7 +205,7 @@ impl Ops for Cpu {
         routing: &Routing<Floats, Vec<u32>>,
         step: &Step,
     ) -> Result<()> {
-        routed_experts::routed_experts(self.parts(), out, x, w, routing, step)
+        routed_experts::routed_experts(self.parts(), out, (x, None), w, routing, step)
     }
 
     fn swiglu(
@@ -234,6 +234,26 @@ impl Ops for Cpu {
         step: &Step,
     ) -> Result<()> {
         hyper_connection::next(self, (x, mix), (streams, y), next, step)
+    }
+
+    fn attn_in(
+        &mut self,
+        out: &mut AttentionBuffers<Floats>,
+        x: &Act<Floats>,
+        w: &AttentionWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        attn_in::attn_in(self, out, x, w, step)
+    }
+
+    fn moe(
+        &mut self,
+        y: &mut Act<Floats>,
+        x: &Act<Floats>,
+        w: &MoeWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        moe::moe(self, y, x, w, step)
     }
 
     fn scratch(&mut self) -> &mut Option<Box<Scratch<Floats, Vec<u32>>>> {

@@ -67,6 +67,15 @@ pub(crate) fn for_rows(pool: &mut Pool, n_rows: usize, work: impl Fn(usize) + Sy
     pool.run(|thread| part(n_rows, 1, thread, threads).for_each(&work));
 }
 
+/// Calls `work(thread, rows)` with each thread's part of `0..n_rows`; a single row stays with the caller.
+pub(crate) fn for_parts(pool: &mut Pool, n_rows: usize, work: impl Fn(usize, Range<usize>) + Sync) {
+    if n_rows <= 1 {
+        return work(0, 0..n_rows);
+    }
+    let threads = pool.threads();
+    pool.run(|thread| work(thread, part(n_rows, 1, thread, threads)));
+}
+
 /// Rows of activations, rounded as the weights that they meet ask for.
 pub(crate) struct Inputs<'a> {
     /// `[rows, cols]`
@@ -123,10 +132,10 @@ impl Rounded {
     }
 }
 
-/// Where to cut weight rows: kernels for one activation row take 8 at a time, those for many unpack
-/// panels of up to 128, halves of which are too coarse to divide small matrices evenly.
+/// Where to cut weight rows: kernels for one activation row take 8 at a time, those for a few 16, and those for many
+/// unpack panels of up to 128, halves of which are too coarse to divide small matrices evenly.
 pub(crate) fn unit(weight_rows: usize, act_rows: usize, threads: usize) -> usize {
-    if act_rows < 3 {
+    if act_rows < 2 {
         8
     } else if weight_rows >= 64 * 8 * threads {
         64

@@ -62,7 +62,7 @@ impl Angles {
     }
 
     /// `[rows, rotated channels]`; computed when the step or the rotation is another than before.
-    fn of(&mut self, pool: &mut Pool, rope: &Rope, step: &Step) -> &[f32] {
+    pub(crate) fn of(&mut self, pool: &mut Pool, rope: &Rope, step: &Step) -> &[f32] {
         let is_known = |known: &RopeAngles| {
             known.rope == rope.inv_freq
                 && step.rows.iter().map(|row| row.pos).eq(known.positions.iter().copied())
@@ -86,7 +86,7 @@ impl Angles {
 }
 
 /// Turns the last channels, in pairs, by angles given as cosine and sine; back where `sign` is -1.
-fn rotate_tail(head: &mut [f32], angles: &[f32], sign: f32) {
+pub(crate) fn rotate_tail(head: &mut [f32], angles: &[f32], sign: f32) {
     let start = head.len() - angles.len();
     for (pair, angle) in head[start..].chunks_exact_mut(2).zip(angles.chunks_exact(2)) {
         let (a, b, cos, sin) = (pair[0], pair[1], angle[0], sign * angle[1]);

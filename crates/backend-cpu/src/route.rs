@@ -3,7 +3,7 @@
 use backend::{Act, Error, Result, Routing, Step};
 
 use crate::device::NAME;
-use crate::parallel::{SharedRows, part};
+use crate::parallel::{SharedRows, for_parts};
 use crate::work::Work;
 use crate::{Floats, Parts, Weight};
 
@@ -71,11 +71,11 @@ fn route(
     let (used, n_experts, scale) = (routing.ids.cols, logits.cols, cpu.shape.config.route_scale);
     let ids = SharedRows::new(&mut routing.ids.buf);
     let weights = SharedRows::new(&mut routing.weights.buf);
-    let (works, threads, n_rows) = (&cpu.work.threads, cpu.pool.threads(), step.rows.len());
-    cpu.pool.run(|thread| {
+    let (works, n_rows) = (&cpu.work.threads, step.rows.len());
+    for_parts(cpu.pool, n_rows, |thread, rows| {
         let mut work = Work::thread(works, thread);
         let work = &mut *work;
-        for r in part(n_rows, 1, thread, threads) {
+        for r in rows {
             // SAFETY: threads have different rows.
             let (ids, weights) = unsafe { (ids.get(r * used, used), weights.get(r * used, used)) };
             let scores = &mut work.row[..n_experts];

@@ -14,10 +14,11 @@ use crate::pool::Pool;
 use crate::work::{EXPERT_ROWS, ExpertWork, ThreadWork, Work};
 use crate::{Cpu, Floats, Parts};
 
+/// The operation; what is `beside` is added last.
 pub(crate) fn routed_experts(
     cpu: Parts<'_>,
     out: &mut Act<Floats>,
-    x: &Act<Floats>,
+    (x, beside): (&Act<Floats>, Option<&Act<Floats>>),
     w: &ExpertWeights<Cpu>,
     routing: &Routing<Floats, Vec<u32>>,
     step: &Step,
@@ -38,7 +39,8 @@ pub(crate) fn routed_experts(
         block.gate_and_up(&inputs, experts, scales);
         block.down(experts, n_rows * used);
         let out = &mut out.buf[first * out.cols..][..n_rows * out.cols];
-        block.sum(experts, used, out);
+        let beside = beside.map(|beside| &beside.buf[first * beside.cols..]);
+        block.sum(experts, used, beside, out);
     }
     Ok(())
 }
@@ -134,8 +136,8 @@ impl Block<'_> {
         });
     }
 
-    /// Adds the experts of every row in the order of their selection.
-    fn sum(&mut self, experts: &ExpertWork, used: usize, out: &mut [f32]) {
+    /// Adds the experts of every row in the order of their selection, then what is `beside`.
+    fn sum(&mut self, experts: &ExpertWork, used: usize, beside: Option<&[f32]>, out: &mut [f32]) {
         let hidden = self.weights.down.tensor.rows;
         let n_rows = out.len() / hidden;
         each_row(self.pool, out, hidden, n_rows, |r, out| {
@@ -143,6 +145,9 @@ impl Block<'_> {
             for &place in &experts.places[r * used..][..used] {
                 let y = &experts.out[place as usize * hidden..][..hidden];
                 out.iter_mut().zip(y).for_each(|(o, y)| *o += y);
+            }
+            if let Some(beside) = beside {
+                out.iter_mut().zip(&beside[r * hidden..]).for_each(|(o, y)| *o += y);
             }
         });
     }

@@ -12,14 +12,21 @@ pub struct Scratch<B, I> {
     /// Projected mixing logits, `[rows, mix]`.
     pub mix_logits: Act<B>,
     pub(crate) collapsed: Act<B>,
-    pub(crate) q_latent_raw: Act<B>,
-    pub(crate) q_raw: Act<B>,
-    pub(crate) kv_raw: Act<B>,
+    /// Query latent before its norm, `[rows, q_lora]`.
+    pub q_latent_raw: Act<B>,
+    /// Queries before their norm, `[rows, heads · head_dim]`.
+    pub q_raw: Act<B>,
+    /// KV row before its norm, `[rows, head_dim]`.
+    pub kv_raw: Act<B>,
     pub(crate) out_low: Act<B>,
-    pub(crate) router_logits: Act<B>,
-    pub(crate) routing: Routing<B, I>,
-    pub(crate) shared: ExpertBuffers<B>,
-    pub(crate) shared_out: Act<B>,
+    /// Router logits, `[rows, experts]`.
+    pub router_logits: Act<B>,
+    /// Chosen experts.
+    pub routing: Routing<B, I>,
+    /// Gate and up of the shared expert.
+    pub shared: ExpertBuffers<B>,
+    /// Its output, `[rows, hidden]`.
+    pub shared_out: Act<B>,
     pub(crate) head_streams: Act<B>,
     pub(crate) head_flat: Act<B>,
     pub(crate) head_logits: Act<B>,

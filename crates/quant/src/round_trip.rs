@@ -80,6 +80,16 @@ widest! {
 /// When `codes` and `out` differ in length, or `block` is zero.
 pub fn fp8_decode(codes: &[u8], scales: &[u8], block: usize, out: &mut [f32]) {
     assert_eq!(codes.len(), out.len(), "one E4M3 code a value");
+    #[cfg(target_arch = "x86_64")]
+    if block > 0
+        && block.is_multiple_of(32)
+        && codes.len().is_multiple_of(block)
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+    {
+        // SAFETY: the function needs what has just been found.
+        return unsafe { crate::arch::x86_64::round_trip::fp8_row(codes, scales, block, out) };
+    }
     let blocks = out.chunks_mut(block).zip(codes.chunks(block)).zip(scales);
     for ((out, codes), &scale) in blocks {
         let scale = f8::ue8m0_decode(scale);
@@ -115,8 +125,11 @@ pub fn f16_decode(bytes: &[u8], out: &mut [f32]) {
     #[allow(unused_mut)] // As above.
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+    if is_x86_feature_detected!("avx512f") {
         // SAFETY: the function needs what has just been found.
+        done = unsafe { crate::arch::x86_64::round_trip::f16_wide(bytes, out) };
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+        // SAFETY: as above.
         done = unsafe { crate::arch::x86_64::round_trip::f16(bytes, out) };
     }
     // Sixteen at a time: one by one, each would be a call.

@@ -1,7 +1,6 @@
 //! Weights stored as floats, and plain float vectors; every other format is decoded first.
 //!
-//! Every output has eight sums side by side in one vector of 256 bits, as the law says. Wider vectors would
-//! hold no more sums of an output; what AVX-512 adds is twice as many registers.
+//! Every output has eight sums side by side in one vector of 256 bits, as the law says.
 
 use std::arch::x86_64::*;
 
@@ -23,20 +22,6 @@ pub(super) unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>)
     }
 }
 
-/// As [`matmul`], with the 32 registers of AVX-512.
-#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
-pub(super) unsafe fn matmul_wide(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
-    // SAFETY: as above.
-    unsafe {
-        match w.ty() {
-            TensorType::F32 => rows_wide::<F32>(w, acts, out),
-            TensorType::F16 => rows_wide::<F16>(w, acts, out),
-            TensorType::BF16 => rows_wide::<Bf16>(w, acts, out),
-            ty => decoded(ty, w, acts, out),
-        }
-    }
-}
-
 /// Formats without a kernel.
 fn decoded(ty: TensorType, w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
     for r in 0..w.rows() {
@@ -47,7 +32,7 @@ fn decoded(ty: TensorType, w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) 
 }
 
 /// A stored float.
-trait Float {
+pub(super) trait Float {
     const BYTES: usize;
 
     /// Eight numbers.
@@ -57,7 +42,7 @@ trait Float {
     unsafe fn load(at: *const u8) -> __m256;
 }
 
-struct F32;
+pub(super) struct F32;
 
 impl Float for F32 {
     const BYTES: usize = 4;
@@ -70,7 +55,7 @@ impl Float for F32 {
     }
 }
 
-struct F16;
+pub(super) struct F16;
 
 impl Float for F16 {
     const BYTES: usize = 2;
@@ -83,7 +68,7 @@ impl Float for F16 {
     }
 }
 
-struct Bf16;
+pub(super) struct Bf16;
 
 impl Float for Bf16 {
     const BYTES: usize = 2;
@@ -98,7 +83,7 @@ impl Float for Bf16 {
 }
 
 /// Activation values that are worked on while they are in the second cache level (256 KiB).
-const NEAR: usize = 65536;
+pub(super) const NEAR: usize = 65536;
 
 /// Tiles of weight rows times activation rows. A few activation rows at a time meet all weights.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -132,136 +117,86 @@ unsafe fn rows<F: Float>(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
     }
 }
 
-/// As [`rows`]: eight weight rows times up to three activation rows, 24 sums in registers.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
-unsafe fn rows_wide<F: Float>(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
-    if w.rows() < TALL {
-        // SAFETY: the caller's operands.
-        return unsafe { rows::<F>(w, acts, out) };
-    }
-    let near = (NEAR / w.cols().max(1)).clamp(6, 96) / 6 * 6;
-    for first in (0..out.rows()).step_by(near) {
-        let end = out.rows().min(first + near);
-        for r in (0..w.rows()).step_by(TALL) {
-            // The last rows may be computed twice, to the same bits.
-            let r = r.min(w.rows() - TALL);
-            let mut n = first;
-            while n < end {
-                // SAFETY: the tile lies in both matrices.
-                unsafe {
-                    n += match end - n {
-                        1 => tile_wide::<F, TALL, 1>(w, acts, (r, n), out),
-                        2 | 4 => tile_wide::<F, TALL, 2>(w, acts, (r, n), out),
-                        _ => tile_wide::<F, TALL, 3>(w, acts, (r, n), out),
-                    };
-                }
-            }
-        }
-    }
-}
-
 /// Weight rows of the tallest tile, whose sums are reduced together.
 const TALL: usize = 8;
 
-/// A tile's code, once for each set of registers: it is not inlined.
-macro_rules! tile {
-    ($name:ident, $features:literal) => {
-        /// `R` weight rows from `r` times `N` activation rows from `n`; returns `N`.
-        #[inline]
-        #[target_feature(enable = $features)]
-        unsafe fn $name<F: Float, const R: usize, const N: usize>(
-            w: &Weights<'_>,
-            acts: &Acts<'_>,
-            (r, n): (usize, usize),
-            out: &mut Out<'_>,
-        ) -> usize {
-            // No closures: the compiler does not inline them into a function with these features.
-            let (mut rows, mut near) = ([w.row(r).as_ptr(); R], [acts.f32_row(n); N]);
-            for (i, row) in rows.iter_mut().enumerate() {
-                *row = w.row(r + i).as_ptr();
+/// `R` weight rows from `r` times `N` activation rows from `n`; returns `N`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<F: Float, const R: usize, const N: usize>(
+    w: &Weights<'_>,
+    acts: &Acts<'_>,
+    (r, n): (usize, usize),
+    out: &mut Out<'_>,
+) -> usize {
+    // No closures: the compiler does not inline them into a function with these features.
+    let (mut rows, mut near) = ([w.row(r).as_ptr(); R], [acts.f32_row(n); N]);
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = w.row(r + i).as_ptr();
+    }
+    for (i, row) in near.iter_mut().enumerate() {
+        *row = acts.f32_row(n + i);
+    }
+    let mut acc = [[_mm256_setzero_ps(); R]; N];
+    let mut weights = [_mm256_setzero_ps(); R];
+    let cols = w.cols();
+    for k in (0..cols - cols % 8).step_by(8) {
+        let at = k * F::BYTES;
+        if N == 1 && at.is_multiple_of(64) {
+            // The rows that come next, past the end for the last ones, which does nothing.
+            for row in rows {
+                let next = row.wrapping_add(R * w.row_bytes() + at);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
             }
-            for (i, row) in near.iter_mut().enumerate() {
-                *row = acts.f32_row(n + i);
-            }
-            let mut acc = [[_mm256_setzero_ps(); R]; N];
-            let (mut weights, mut lanes) = ([_mm256_setzero_ps(); R], [_mm256_setzero_ps(); N]);
-            let cols = w.cols();
-            for k in (0..cols - cols % 8).step_by(8) {
-                let at = k * F::BYTES;
-                if N == 1 && at.is_multiple_of(64) {
-                    // The rows that come next, past the end for the last ones, which does nothing.
-                    for row in rows {
-                        let next = row.wrapping_add(R * w.row_bytes() + at);
-                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                    }
-                }
-                // SAFETY: eight more columns exist in every row.
-                unsafe {
-                    if R * N + R >= 32 {
-                        // Sums and weights together would fill the registers.
-                        for i in 0..N {
-                            lanes[i] = _mm256_loadu_ps(near[i].as_ptr().add(k));
-                        }
-                        for j in 0..R {
-                            let weight = F::load(rows[j].add(at));
-                            for i in 0..N {
-                                acc[i][j] = _mm256_fmadd_ps(weight, lanes[i], acc[i][j]);
-                            }
-                        }
-                        continue;
-                    }
-                    for j in 0..R {
-                        weights[j] = F::load(rows[j].add(at));
-                    }
-                    for i in 0..N {
-                        let act = _mm256_loadu_ps(near[i].as_ptr().add(k));
-                        for j in 0..R {
-                            acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
-                        }
-                    }
-                }
-            }
-            if !cols.is_multiple_of(8) {
-                let k = cols - cols % 8;
-                // SAFETY: the last columns are copied into zeros before they are loaded.
-                unsafe {
-                    for j in 0..R {
-                        weights[j] = last::<F>(rows[j].add(k * F::BYTES), cols - k);
-                    }
-                    for i in 0..N {
-                        let act = last_acts(&near[i][k..]);
-                        for j in 0..R {
-                            acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
-                        }
-                    }
-                }
+        }
+        // SAFETY: eight more columns exist in every row.
+        unsafe {
+            for j in 0..R {
+                weights[j] = F::load(rows[j].add(at));
             }
             for i in 0..N {
-                if R == TALL {
-                    let mut sums = [_mm256_setzero_ps(); TALL];
-                    sums.copy_from_slice(&acc[i]);
-                    let y = out.part(n + i, r, TALL);
-                    // SAFETY: the slice has eight floats.
-                    unsafe { _mm256_storeu_ps(y.as_mut_ptr(), reduce_each(&sums)) };
-                } else {
-                    for j in 0..R {
-                        out.part(n + i, r + j, 1)[0] = reduce(acc[i][j]);
-                    }
+                let act = _mm256_loadu_ps(near[i].as_ptr().add(k));
+                for j in 0..R {
+                    acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
                 }
             }
-            N
         }
-    };
+    }
+    if !cols.is_multiple_of(8) {
+        let k = cols - cols % 8;
+        // SAFETY: the last columns are copied into zeros before they are loaded.
+        unsafe {
+            for j in 0..R {
+                weights[j] = last::<F>(rows[j].add(k * F::BYTES), cols - k);
+            }
+            for i in 0..N {
+                let act = last_acts(&near[i][k..]);
+                for j in 0..R {
+                    acc[i][j] = _mm256_fmadd_ps(weights[j], act, acc[i][j]);
+                }
+            }
+        }
+    }
+    for i in 0..N {
+        if R == TALL {
+            let mut sums = [_mm256_setzero_ps(); TALL];
+            sums.copy_from_slice(&acc[i]);
+            let y = out.part(n + i, r, TALL);
+            // SAFETY: the slice has eight floats.
+            unsafe { _mm256_storeu_ps(y.as_mut_ptr(), reduce_each(&sums)) };
+        } else {
+            for j in 0..R {
+                out.part(n + i, r + j, 1)[0] = reduce(acc[i][j]);
+            }
+        }
+    }
+    N
 }
-
-tile!(tile, "avx2,fma,f16c");
-tile!(tile_wide, "avx512f,avx512vl,avx2,fma,f16c");
 
 /// Fewer than eight numbers, then zeros.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn last<F: Float>(at: *const u8, n: usize) -> __m256 {
+pub(super) unsafe fn last<F: Float>(at: *const u8, n: usize) -> __m256 {
     let mut bytes = [0u8; 32];
     // SAFETY: the caller has `n < 8` numbers of at most four bytes there.
     unsafe {
@@ -272,7 +207,7 @@ unsafe fn last<F: Float>(at: *const u8, n: usize) -> __m256 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn last_acts(x: &[f32]) -> __m256 {
+pub(super) fn last_acts(x: &[f32]) -> __m256 {
     let mut padded = [0f32; 8];
     padded[..x.len()].copy_from_slice(x);
     // SAFETY: the array has eight floats.

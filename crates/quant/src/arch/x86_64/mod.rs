@@ -2,7 +2,9 @@
 
 mod amx;
 mod avx512;
+mod few;
 mod float;
+mod float_wide;
 mod formats;
 mod gemm;
 mod gemm_q8_0;
@@ -117,9 +119,20 @@ unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni,avx2,fma,f16c")]
 unsafe fn matmul_vnni(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>, scratch: &mut Scratch) {
     let (rows, index) = match *acts {
+        Acts::Rounded { rows, index }
+            if (2..=gemm::FEW_ROWS).contains(&out.rows()) && few::serves(w) =>
+        {
+            // SAFETY: this function has the features that those need, and the format is each one's own.
+            return unsafe {
+                match w.ty() {
+                    TensorType::Q8_0 => few::rows::<few::Q8_0>(w, (rows, index), out, scratch),
+                    _ => few::rows::<few::Mxfp4>(w, (rows, index), out, scratch),
+                }
+            };
+        }
         Acts::Rounded { rows, index } if out.rows() >= GEMM_ROWS => (rows, index),
         // SAFETY: this function has the features that that one needs.
-        Acts::F32 { .. } => return unsafe { float::matmul_wide(w, acts, out) },
+        Acts::F32 { .. } => return unsafe { float_wide::matmul(w, acts, out) },
         // SAFETY: AVX2 is among this function's features.
         _ => return unsafe { matmul(w, acts, out, scratch) },
     };

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use crate::f8::ue8m0_decode;
+
 /// E4M3 codes times `scale`; returns how many were decoded: whole sixteens.
 ///
 /// A code's exponent and mantissa are those of a half-precision number 2^-8 times its value, subnormals
@@ -24,6 +26,61 @@ pub(crate) fn fp8(codes: &[u8], scale: f32, out: &mut [f32]) -> usize {
         store(_mm256_or_si256(half, sign), [256.0, scale], out);
     }
     codes.len() - rest.len()
+}
+
+/// A row of E4M3 codes, `block` of them with each UE8M0 scale; 32 at a time, of which blocks must be multiples.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(crate) fn fp8_row(codes: &[u8], scales: &[u8], block: usize, out: &mut [f32]) {
+    let blocks = out.chunks_exact_mut(block).zip(codes.chunks_exact(block));
+    for ((out, codes), &scale) in blocks.zip(scales) {
+        fp8_block(codes, ue8m0_decode(scale), out);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn fp8_block(codes: &[u8], scale: f32, out: &mut [f32]) {
+    let (groups, _) = codes.as_chunks::<32>();
+    let (outs, _) = out.as_chunks_mut::<32>();
+    let (magnitude, nan) = (_mm512_set1_epi16(0x7F), _mm512_set1_epi16(0x7E00));
+    // 2^8 times a code is exact, so that the factors may be multiplied first, unless that is infinite.
+    let factors = if scale < 1e30 { [256.0 * scale, 1.0] } else { [256.0, scale] };
+    let [first, second] = factors.map(|factor| _mm512_set1_ps(factor));
+    for (codes, out) in groups.iter().zip(outs) {
+        // SAFETY: the array has 32 bytes.
+        let codes = _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) });
+        let bits = _mm512_and_si512(codes, magnitude);
+        let is_nan = _mm512_cmpeq_epi16_mask(bits, magnitude);
+        let half = _mm512_mask_mov_epi16(_mm512_slli_epi16::<7>(bits), is_nan, nan);
+        let sign = _mm512_slli_epi16::<8>(_mm512_andnot_si512(magnitude, codes));
+        let half = _mm512_or_si512(half, sign);
+        let low = _mm512_cvtph_ps(_mm512_castsi512_si256(half));
+        let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(half));
+        // SAFETY: the array has 32 floats.
+        unsafe {
+            let (low, high) = (_mm512_mul_ps(low, first), _mm512_mul_ps(high, first));
+            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(low, second));
+            _mm512_storeu_ps(out.as_mut_ptr().add(16), _mm512_mul_ps(high, second));
+        }
+    }
+}
+
+/// As [`f16`], 16 numbers a vector.
+///
+/// # Panics
+/// When `out` is shorter than the numbers.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn f16_wide(bytes: &[u8], out: &mut [f32]) -> usize {
+    let (groups, rest) = bytes.as_chunks::<32>();
+    let (outs, _) = out[..bytes.len() / 2].as_chunks_mut::<16>();
+    for (bytes, out) in groups.iter().zip(outs) {
+        // SAFETY: one array has 32 bytes, the other 16 floats.
+        unsafe {
+            let half = _mm256_loadu_si256(bytes.as_ptr().cast());
+            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(half));
+        }
+    }
+    (bytes.len() - rest.len()) / 2
 }
 
 /// Half-precision numbers; returns how many were decoded: whole sixteens.

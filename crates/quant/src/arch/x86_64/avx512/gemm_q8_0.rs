@@ -13,7 +13,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::arch::x86_64::gemm::{FEW_ROWS, Panel, SIDE, Tile, bytes_of};
+use crate::arch::x86_64::gemm::{Panel, SIDE, Tile, bytes_of};
 use crate::arch::x86_64::lanes::gather_f16;
 use crate::arch::x86_64::vnni::{self, Sums, fetch, transpose};
 use crate::dot::{Out, PANEL_COLS, PANEL_ROWS, RoundedRows, Scratch, Weights};
@@ -34,11 +34,6 @@ pub(super) unsafe fn q8_0(
     out: &mut Out<'_>,
     scratch: &mut Scratch,
 ) {
-    // For these it does not pay to unpack weights to words.
-    if out.rows() <= FEW_ROWS {
-        // SAFETY: promised by the caller.
-        return unsafe { vnni::q8_0(w, acts, index, out, scratch) };
-    }
     let tiles = [multiply::<1>, multiply::<4>, multiply::<8>];
     // SAFETY: promised by the caller, and all of these are for this format.
     unsafe { vnni::each_tile((pack, tiles), w, (acts, index), out, scratch) }

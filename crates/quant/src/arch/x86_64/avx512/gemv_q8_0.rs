@@ -120,9 +120,5 @@ unsafe fn half_ue8m0(places: &Places<'_>) -> __m512 {
         bytes = _mm_insert_epi8::<14>(bytes, i32::from(*places.at(14)));
         bytes = _mm_insert_epi8::<15>(bytes, i32::from(*places.at(15)));
     }
-    let e = _mm512_cvtepu8_epi32(bytes);
-    let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
-    let small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
-    let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), e);
-    _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, small, subnormal))
+    super::super::few::half_ue8m0(bytes)
 }

@@ -1,0 +1,112 @@
+//! Several products of one input in one region: it is rounded once, and each thread takes one stretch of all weight
+//! rows in turn.
+
+use std::ops::Range;
+
+use backend::Act;
+use quant::TensorType;
+use quant::dot::{Out, Weights};
+
+use crate::parallel::{Inputs, unit};
+use crate::work::Work;
+use crate::{Floats, Parts, Weight};
+
+/// Products of one input at most: those of the input of an attention with an indexer.
+const MOST: usize = 7;
+
+/// Where one product goes, and its weights.
+struct Product<'a> {
+    out: Out<'a>,
+    weights: Weights<'a>,
+    unit: usize,
+    /// What stands before it in the list of all weight rows, in bytes.
+    first: usize,
+}
+
+impl Product<'_> {
+    /// The weight rows whose bytes lie in `start..end` of the list, cut at multiples of the unit.
+    fn range(&self, start: usize, end: usize) -> Range<usize> {
+        let (rows, bytes) = (self.weights.rows(), self.weights.row_bytes().max(1));
+        let cut = |at: usize| {
+            let row = (at.saturating_sub(self.first) / bytes).min(rows);
+            if row == rows { rows } else { row / self.unit * self.unit }
+        };
+        cut(start)..cut(end)
+    }
+}
+
+/// `out[r] = w · x[r]` for every pair of output and weights, of which there may be [`MOST`].
+pub(crate) fn of_one_input<const N: usize>(
+    cpu: Parts<'_>,
+    x: &Act<Floats>,
+    products: [Option<(&mut Act<Floats>, &Weight)>; N],
+    n_rows: usize,
+) {
+    const { assert!(N <= MOST) };
+    if n_rows == 0 {
+        return;
+    }
+    let Parts { pool, kernels, work, .. } = cpu;
+    let Work { threads, rounded, index, .. } = work;
+    let n_threads = pool.threads();
+    let (mut types, mut bytes) = ([TensorType::F32; MOST], 0);
+    let mut i = 0;
+    let products = products.map(|product| {
+        let (out, w) = product?;
+        let weights = w.matrix(0);
+        let (rows, name) = (weights.rows(), &w.tensor.name);
+        assert_eq!(out.cols, rows, "{}: outputs of {name}", out.label);
+        assert_eq!(x.cols, weights.cols(), "{}: inputs of {name}", x.label);
+        let first = bytes;
+        (types[i], i) = (weights.ty(), i + 1);
+        bytes += rows * weights.row_bytes();
+        let out = Out::new(&mut out.buf, n_rows, rows, rows);
+        Some(Product { out, weights, unit: unit(rows, n_rows, n_threads), first })
+    });
+    let mut inputs = Inputs { values: &x.buf[..n_rows * x.cols], cols: x.cols, rounded };
+    inputs.round(pool, kernels, &types[..i]);
+    index.clear();
+    index.extend(0..n_rows as u32);
+    let (inputs, index, products) = (&inputs, &*index, &products);
+    pool.run(|thread| {
+        let mut work = Work::thread(threads, thread);
+        let (start, end) = (bytes * thread / n_threads, bytes * (thread + 1) / n_threads);
+        for product in products.iter().flatten() {
+            let range = product.range(start, end);
+            let weights = product.weights.slice(range.start, range.end);
+            let acts = inputs.acts(weights.ty(), index);
+            // SAFETY: threads have different ranges of weight rows, which are columns here.
+            let mut out = unsafe { product.out.tile(0..n_rows, range) };
+            kernels.matmul(&weights, &acts, &mut out, &mut work.kernels);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_cover_every_row_once() {
+        let (a, b) = (vec![0u8; 37 * 64], vec![0u8; 8 * 32]);
+        for n_threads in [1, 2, 3, 7] {
+            let (mut y, mut z) = (vec![0.0; 37], vec![0.0; 8]);
+            let weights = |ty, bytes, rows| Weights::new(ty, bytes, rows, 16).unwrap();
+            let list = [
+                (Out::new(&mut y, 1, 37, 37), weights(TensorType::F32, &a, 37), 0),
+                (Out::new(&mut z, 1, 8, 8), weights(TensorType::F16, &b, 8), a.len()),
+            ];
+            for (out, weights, first) in list {
+                let product = Product { out, weights, unit: 4, first };
+                let (bytes, mut next) = (a.len() + b.len(), 0);
+                for t in 0..n_threads {
+                    let ends = (bytes * t / n_threads, bytes * (t + 1) / n_threads);
+                    let range = product.range(ends.0, ends.1);
+                    assert_eq!(range.start, next);
+                    next = range.end;
+                }
+                assert_eq!(next, product.weights.rows());
+            }
+        }
+    }
+}
