@@ -2,6 +2,7 @@
 //! on every backend.
 
 pub mod laws;
+pub mod rounded;
 pub mod tiny;
 
 use backend::Ops;

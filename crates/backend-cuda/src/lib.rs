@@ -41,7 +41,7 @@ use driver::{Description, Driver};
 pub use gpu::Buffer;
 use gpu::Gpu;
 pub use kv::Kv;
-pub use matmul::Matrix;
+pub use matmul::{Matrix, rounds};
 use step::Mirror;
 pub use trials::Trials;
 pub use weight::Weight;

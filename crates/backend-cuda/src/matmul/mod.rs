@@ -19,9 +19,9 @@ use backend::{Act, Error, Result};
 use crate::gpu::{Buffer, DevicePtr, Gpu, Kernel, Launch, NAME};
 pub(crate) use experts::{mixture, routed_experts};
 pub(crate) use weights::CHUNK_ROWS;
-pub use weights::Matrix;
 use weights::MatrixArgs;
 pub(crate) use weights::matrix_bytes;
+pub use weights::{Matrix, rounds};
 pub(crate) use wide::{Turn, halves_of_heads, has as has_wide, out_of_heads, turned_out};
 pub(crate) use workspace::{Records, Workspace};
 

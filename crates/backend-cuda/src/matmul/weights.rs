@@ -4,7 +4,7 @@
 //! kernel from pieces of the file. F32, F16 and BF16 stay as in the file. Every other type is decoded
 //! to F32 on the host: exact, at four bytes a weight.
 
-use backend::Result;
+use backend::{Result, reference};
 use model::HostTensor;
 use quant::TensorType;
 
@@ -96,6 +96,18 @@ impl Layout {
             None => rows * cols * if self == Self::F32 { 4 } else { 2 },
         }
     }
+}
+
+/// How products of few rows round the activations that meet weights of a type (`round.cuh`).
+#[must_use]
+pub fn rounds(ty: TensorType) -> Option<reference::Rounding> {
+    let block = match Layout::of(ty)?.0.rounding() {
+        // Two f16 numbers hold 22 bits.
+        Rounding::None | Rounding::Halves => return None,
+        Rounding::By32 => 32,
+        Rounding::By256 => CHUNK_COLS,
+    };
+    Some(reference::Rounding { block, codes: 127 })
 }
 
 /// Bytes that a weight for products takes on the device; `None` for types it cannot compute with.

@@ -57,7 +57,8 @@ impl Device for Reference {
                 found: tensor.cols.to_string(),
             });
         }
-        Ok(Weight { tensor: tensor.clone() })
+        let rounding = self.rounds.and_then(|rounds| rounds(tensor.ty));
+        Ok(Weight { tensor: tensor.clone(), rounding })
     }
 
     fn write(&mut self, dst: &mut Act<Floats>, first: usize, src: &[f32]) -> Result<()> {

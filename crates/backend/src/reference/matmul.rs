@@ -1,5 +1,6 @@
 //! Matrix products: each weight row is decoded once and met by every activation row.
 
+use super::round::met;
 use super::{Floats, Weight, dot};
 use crate::device::Act;
 use crate::error::Result;
@@ -23,13 +24,14 @@ pub(super) fn grouped(
     let (rows, cols) = (w.tensor.rows, w.tensor.cols);
     assert_eq!(out.cols, rows, "{}: outputs of {}", out.label, w.tensor.name);
     assert_eq!(x.cols, cols * n_groups, "{}: inputs of {}", x.label, w.tensor.name);
+    let slices: Vec<_> =
+        x.buf.chunks_exact(cols).take(n_rows * n_groups).map(|x| met(x, w.rounding)).collect();
     let mut weights = vec![0.0; cols];
     for o in 0..rows {
         w.row(0, o, &mut weights)?;
         let group = o / (rows / n_groups);
         for r in 0..n_rows {
-            let x = &x.buf[r * x.cols + group * cols..][..cols];
-            out.buf[r * rows + o] = dot(&weights, x);
+            out.buf[r * rows + o] = dot(&weights, &slices[r * n_groups + group]);
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ mod index_top_k;
 mod matmul;
 mod norm;
 mod rope_tail;
+mod round;
 mod route;
 mod routed_experts;
 mod swiglu;
@@ -27,6 +28,7 @@ use crate::scratch::Scratch;
 use crate::step::{Count, Step};
 use crate::weights::{CompressorWeights, ExpertWeights, HcWeights, LayerWeights};
 
+pub use round::{Rounding, Rounds};
 pub use trace::{Record, Trace};
 
 /// A buffer of the reference backend.
@@ -39,12 +41,18 @@ pub struct Reference {
     scratch: Option<Box<Scratch<Floats, Vec<u32>>>>,
     /// When set, every operation's output for one row is recorded.
     pub trace: Option<Trace>,
+    rounds: Option<Rounds>,
 }
 
 impl Reference {
     /// A backend that `prepare` has not sized yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same with the activations of products rounded first, as `rounds` says.
+    pub fn rounding(rounds: Rounds) -> Self {
+        Self { rounds: Some(rounds), ..Self::default() }
     }
 
     fn shape(&self) -> &Shape {
@@ -62,6 +70,8 @@ impl Reference {
 #[derive(Clone, Debug)]
 pub struct Weight {
     tensor: HostTensor,
+    /// Of the activations that it meets.
+    rounding: Option<Rounding>,
 }
 
 impl Weight {

@@ -1,5 +1,6 @@
 //! The chosen experts of every row, summed in selection order.
 
+use super::round::met;
 use super::swiglu::swiglu_value;
 use super::{Floats, Reference, Weight, dot};
 use crate::device::Act;
@@ -38,11 +39,12 @@ pub(super) fn routed_experts(
 }
 
 fn apply(w: &Weight, expert: usize, x: &[f32]) -> Result<Vec<f32>> {
+    let x = met(x, w.rounding);
     let mut weights = vec![0.0; w.tensor.cols];
     (0..w.tensor.rows)
         .map(|row| {
             w.row(expert, row, &mut weights)?;
-            Ok(dot(&weights, x))
+            Ok(dot(&weights, &x))
         })
         .collect()
 }
