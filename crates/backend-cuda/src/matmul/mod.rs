@@ -2,7 +2,8 @@
 //!
 //! Up to eight rows of activations go through kernels that read every weight once (`gemv`,
 //! `experts`), more through kernels that keep the tensor cores busy (`gemm`, `sorted`). A row's bits
-//! are the same in every batch of the same kind.
+//! are the same in every batch of the same kind; a row alone has kernels of its own (`cuda/matmul/one.cuh`)
+//! where there are rings.
 
 mod experts;
 mod gemm;

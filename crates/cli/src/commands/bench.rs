@@ -73,8 +73,7 @@ pub(crate) struct Args {
     /// Measure this machine in the same run, and show how much of what it allows is reached
     #[arg(long)]
     vs_roofline: bool,
-    /// Ways of a GPU that are not the default, for those who measure kernels: chains, even-memory,
-    /// kernels=DIR
+    /// Ways of a GPU that are not the default, for those who measure kernels: kernels=DIR
     #[arg(long, value_name = "WORD,…", default_value = "", hide_default_value = true)]
     trial: Trials,
     /// Print JSON
