@@ -7,13 +7,10 @@
 #include "experts.cuh"
 #include "one.cuh"
 
-#define WARPS 16
 #define DEPTH 2
 #define HALF (WARPS / 2)
 // Units whose sums are added up at once.
 #define BATCH 8
-#define WARP_SUMS CHUNK_ROWS
-#define UNIT_SUMS (WARPS * WARP_SUMS)
 #define GRID_STRIDE 256
 
 struct alignas(16) OneShared {
@@ -211,12 +208,7 @@ KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, UpArgs) {
             }
             ring.pop();
         }
-        sum_lanes(acc);
-        if (lane % 4 == 0) {
-            float* sums = s.sums[buffer] + ((here.unit - first) * WARPS + warp) * WARP_SUMS + lane / 4;
-            sums[0] = acc[0];
-            sums[8] = acc[1];
-        }
+        leave_sums(acc, s.sums[buffer] + (here.unit - first) * UNIT_SUMS);
         here.next();
         if (here.unit - first < BATCH && here.more()) continue;
         __syncthreads();

@@ -5,15 +5,12 @@
 #include "gemv.cuh"
 #include "one.cuh"
 
-#define WARPS 16
 #define DEPTH 3
 // Units of a block that are found at once, and those whose sums are added up at once.
 #define UNITS 64
 #define BATCH 4
 // Records that a block can make for itself.
 #define RAW_MAX 32
-#define WARP_SUMS CHUNK_ROWS
-#define UNIT_SUMS (WARPS * WARP_SUMS)
 
 // A unit of work: its weights from the first panel on, its slice of x, and its panels.
 struct alignas(16) Found {
@@ -125,7 +122,6 @@ KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
     DYNAMIC_SHARED(OneShared, shared);
     touch(a);
     OneShared& s = *shared;
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Ring<DEPTH> ring;
     ring.start(s.slots, s.barriers);
     Operands x;
@@ -170,12 +166,7 @@ KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
                 }
                 ring.pop();
             }
-            sum_lanes(acc);
-            if (lane % 4 == 0) {
-                float* sums = s.sums[buffer] + (unit % BATCH * WARPS + warp) * WARP_SUMS + lane / 4;
-                sums[0] = acc[0];
-                sums[8] = acc[1];
-            }
+            leave_sums(acc, s.sums[buffer] + unit % BATCH * UNIT_SUMS);
             if (unit % BATCH + 1 < BATCH && unit + 1 < n_units) continue;
             __syncthreads();
             store_batch(a, s, s.sums[buffer], unit / BATCH * BATCH, n_units);

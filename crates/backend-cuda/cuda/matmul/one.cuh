@@ -96,11 +96,21 @@ DEVICE void add_one_f16(float (&acc)[2], const uint8_t* slot, const Operands& x)
     }
 }
 
-// The sums of a row's four lanes.
-DEVICE void sum_lanes(float (&acc)[2]) {
+// Warps of a block; the sums of a warp for one unit of work, and of all warps.
+#define WARPS 16
+#define WARP_SUMS CHUNK_ROWS
+#define UNIT_SUMS (WARPS * WARP_SUMS)
+
+// Adds up a row's four lanes and leaves the warp's sums among those of its unit.
+DEVICE void leave_sums(float (&acc)[2], float* unit) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         acc[half] += __shfl_xor_sync(FULL_WARP, acc[half], 1);
         acc[half] += __shfl_xor_sync(FULL_WARP, acc[half], 2);
     }
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (lane % 4 != 0) return;
+    float* sums = unit + warp * WARP_SUMS + lane / 4;
+    sums[0] = acc[0];
+    sums[8] = acc[1];
 }
