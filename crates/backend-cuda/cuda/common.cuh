@@ -176,6 +176,24 @@ DEVICE float reciprocal(float x) {
 }
 #endif
 
+// e^x, 1 / sqrt(x) and a sigmoid to a few units in the last place, without the branches of the exact ones.
+#ifdef KEID_EMULATE
+DEVICE float quick_exp(float x) { return expf(x); }
+DEVICE float quick_rsqrt(float x) { return 1.0f / sqrtf(x); }
+#else
+DEVICE float quick_exp(float x) {
+    float v;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(x * 1.4426950408889634f));
+    return v;
+}
+DEVICE float quick_rsqrt(float x) {
+    float v;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(x));
+    return v;
+}
+#endif
+DEVICE float quick_sigmoid(float x) { return reciprocal(1.0f + quick_exp(-x)); }
+
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // The gate is clamped from above only, before SiLU; up on both sides.

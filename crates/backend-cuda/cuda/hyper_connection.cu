@@ -134,10 +134,10 @@ KERNEL_EARLY(256, 4, hc_expand_sums, NextArgs) {
 
 // grid: (parts of 256 channels, and at a site one more, rows). The one more writes the mixing values.
 KERNEL_EARLY(256, 2, hc_mix_norm, NextArgs) {
-    SHARED float total[SITE_SUMS];
+    SHARED SiteTotals totals;
     SHARED float part[32];
     const uint32_t r = blockIdx.y, i = blockIdx.x * blockDim.x + threadIdx.x;
-    const bool mixes = a.mix && blockIdx.x + 1 == gridDim.x, exists = !mixes && i < a.hidden;
+    const bool mixes = blockIdx.x >= (a.hidden + 255) / 256, exists = !mixes && i < a.hidden;
     const float weight = exists ? a.norm[i] : 0.0f, scale = a.scale[0];
     float base[4], x[4];
 #pragma unroll
@@ -148,8 +148,8 @@ KERNEL_EARLY(256, 2, hc_mix_norm, NextArgs) {
     const float* streams = a.row(r) + i;
 #pragma unroll
     for (int s = 0; s < 4; s++) x[s] = exists ? streams[s * a.hidden] : 0.0f;
-    add_site_sums<8>(a, r, total);
-    __syncthreads();
+    add_site_sums(a, r, totals);
+    const float* total = totals.total;
     Collapse c;
     c.of(a, total, scale, base);
     if (mixes) {

@@ -29,10 +29,12 @@ struct IndexFewArgs {
 // Words of a head's query, in which [pair of steps][t][step][even channels, odd channels] lie; neighbours
 // fall into different banks.
 #define QUERY_WORDS (DIM / 2 + 16)
-#define SCORE_WARPS 8
-// Keys of a warp: two tiles of 16.
-#define WARP_KEYS 32
+#define SCORE_WARPS 16
+// Keys of a warp: a tile.
+#define WARP_KEYS 16
 #define BLOCK_KEYS (SCORE_WARPS * WARP_KEYS)
+// Eights of heads that a warp multiplies side by side.
+#define HEADS_AT_ONCE 4
 
 struct alignas(16) Queries {
     uint32_t words[HEADS * QUERY_WORDS];
@@ -82,7 +84,7 @@ DEVICE void round_query(const IndexArgs& a, float4 v, uint32_t r, uint32_t head,
     }
 }
 
-// A warp rounds eight of the row's heads.
+// A warp rounds four of the row's heads.
 DEVICE void round_queries(const IndexArgs& a, uint32_t r, const float (&sine)[2], const float (&cosine)[2],
                           Queries& s) {
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, each = HEADS / SCORE_WARPS;
@@ -106,43 +108,42 @@ DEVICE void round_queries(const IndexArgs& a, uint32_t r, const float (&sine)[2]
     }
 }
 
-// Scores of two tiles of keys: sums[tile][half] of row g + 8 half, in all four lanes of the row.
-DEVICE void score_keys(const Keys (&keys)[2], const Queries& s, float (&sums)[2][2]) {
+// Scores of a tile of keys: sums[half] of row g + 8 half, in all four lanes of the row.
+DEVICE void score_keys(const Keys& keys, const Queries& s, float (&sums)[2]) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t left[2][8][4], largest[2][2];
+    uint32_t left[8][4], largest[2];
+    left_keys(keys, left, largest);
+    sums[0] = sums[1] = 0.0f;
+#pragma unroll 1
+    for (uint32_t n = 0; n < HEADS; n += 8 * HEADS_AT_ONCE) {
+        float dots[HEADS_AT_ONCE][4];
 #pragma unroll
-    for (int m = 0; m < 2; m++) {
-        left_keys(keys[m], left[m], largest[m]);
-        sums[m][0] = sums[m][1] = 0.0f;
-    }
-#pragma unroll 2
-    for (uint32_t n = 0; n < HEADS; n += 8) {
-        float dots[2][4];
-#pragma unroll
-        for (int i = 0; i < 8; i++) dots[i / 4][i % 4] = 0.0f;
-        const uint32_t* query = s.words + (n + g) * QUERY_WORDS + 4 * t;
+        for (int i = 0; i < 4 * HEADS_AT_ONCE; i++) dots[i / 4][i % 4] = 0.0f;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const uint4 q = *reinterpret_cast<const uint4*>(query + 16 * j);
 #pragma unroll
-            for (int m = 0; m < 2; m++) {
-                mma_f16(dots[m], left[m][2 * j], q.x, q.y);
-                mma_f16(dots[m], left[m][2 * j + 1], q.z, q.w);
+            for (int h = 0; h < HEADS_AT_ONCE; h++) {
+                const uint32_t* query = s.words + (n + 8 * h + g) * QUERY_WORDS + 4 * t;
+                const uint4 q = *reinterpret_cast<const uint4*>(query + 16 * j);
+                mma_f16(dots[h], left[2 * j], q.x, q.y);
+                mma_f16(dots[h], left[2 * j + 1], q.z, q.w);
             }
         }
-        const float2 weight = *reinterpret_cast<const float2*>(s.weights + n + 2 * t);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float* two = dots[i / 2] + i % 2 * 2;
-            sums[i / 2][i % 2] += fmaxf(two[0], 0.0f) * weight.x + fmaxf(two[1], 0.0f) * weight.y;
+        for (int h = 0; h < HEADS_AT_ONCE; h++) {
+            const float2 weight = *reinterpret_cast<const float2*>(s.weights + n + 8 * h + 2 * t);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const float* two = dots[h] + 2 * i;
+                sums[i] += fmaxf(two[0], 0.0f) * weight.x + fmaxf(two[1], 0.0f) * weight.y;
+            }
         }
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float& sum = sums[i / 2][i % 2];
-        sum += __shfl_xor_sync(FULL_WARP, sum, 1);
-        sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-        sum *= power_of_two(largest[i / 2][i % 2]);
+    for (int i = 0; i < 2; i++) {
+        sums[i] += __shfl_xor_sync(FULL_WARP, sums[i], 1);
+        sums[i] += __shfl_xor_sync(FULL_WARP, sums[i], 2);
+        sums[i] *= power_of_two(largest[i]);
     }
 }
 
@@ -166,31 +167,31 @@ KERNEL_EARLY(32 * SCORE_WARPS, 1, index_scores_few, IndexFewArgs) {
     await_previous();
     if (visible <= index.top_k || first >= visible) return;
     const uint32_t own = threadIdx.x / 32 * WARP_KEYS;
-    // Lane 4 g + t stores the score of row g + 8 (t % 2) of tile t / 2.
-    const uint32_t mine = own + lane / 4 + lane % 2 * 8 + lane / 2 % 2 * 16;
+    // Lanes 4 g and 4 g + 1 store the scores of rows g and g + 8.
+    const uint32_t mine = own + lane / 4 + lane % 2 * 8;
+    // One block chooses among few without counts.
+    const bool counts = visible > PART;
     const StepRow& row = index.step.row(r);
     float* scores = index.scores + uint64_t(blockIdx.y) * index.score_cols;
-    Keys keys[2];
+    Keys keys;
     const auto load = [&](uint32_t at) {
-        load_keys(keys[0], index.pooled, index.format, index.step, row, at, visible);
-        load_keys(keys[1], index.pooled, index.format, index.step, row, at + 16, visible);
+        load_keys(keys, index.pooled, index.format, index.step, row, at, visible);
     };
     load(first + own);
     round_queries(index, r, sine, cosine, queries);
     __syncthreads();
     for (; first < visible; first += gridDim.x * BLOCK_KEYS) {
-        const Keys now[2] = {keys[0], keys[1]};
+        const Keys now = keys;
         if (first + gridDim.x * BLOCK_KEYS < visible) load(first + gridDim.x * BLOCK_KEYS + own);
-        float sums[2][2];
+        float sums[2];
         score_keys(now, queries, sums);
-        const float low = lane % 2 == 0 ? sums[0][0] : sums[0][1];
-        const float high = lane % 2 == 0 ? sums[1][0] : sums[1][1];
-        const float score = lane / 2 % 2 == 0 ? low : high;
-        if (first + mine < visible) {
+        const float score = lane % 2 == 0 ? sums[0] : sums[1];
+        if (lane % 4 < 2 && first + mine < visible) {
             scores[first + mine] = score;
-            atomicAdd(&bins[ordered(score) >> REST_BITS], 1u);
+            if (counts) atomicAdd(&bins[ordered(score) >> REST_BITS], 1u);
         }
     }
+    if (!counts) return;
     __syncthreads();
     uint32_t* all = a.bins + uint64_t(blockIdx.y) * BINS;
     for (uint32_t i = threadIdx.x; i < BINS; i += blockDim.x) {
@@ -217,6 +218,99 @@ struct Select {
     uint32_t sums[SELECT_WARPS];
     uint32_t chosen[2], last;
 };
+
+// Scores of a thread where one block chooses among all of a row, neighbours.
+#define OWN (PART / SELECT_THREADS)
+#define PASS_BITS 8
+#define PASS_BINS (1 << PASS_BITS)
+#define PASSES (32 / PASS_BITS)
+
+struct SelectOne {
+    uint32_t bins[PASSES][PASS_BINS];
+    uint32_t low[SELECT_WARPS], high[SELECT_WARPS], sums[SELECT_WARPS];
+};
+
+// The highest of PASS_BINS such that it and those above hold at least `wanted`; `above` are in those above, `own`
+// in it. Every warp finds the same.
+DEVICE uint32_t highest_bin(const uint32_t* bins, uint32_t wanted, uint32_t& above, uint32_t& own) {
+    const uint32_t lane = threadIdx.x % 32, EACH = PASS_BINS / 32, first = (31 - lane) * EACH;
+    uint32_t v[EACH], all = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < EACH; i++) v[i] = bins[first + i], all += v[i];
+    uint32_t until = all;
+#pragma unroll
+    for (int o = 1; o < 32; o *= 2) {
+        const uint32_t other = __shfl_up_sync(FULL_WARP, until, o);
+        if (lane >= uint32_t(o)) until += other;
+    }
+    uint32_t before = until - all, found = 0;
+    above = own = 0;
+    const bool here = before < wanted && until >= wanted;
+#pragma unroll
+    for (int i = int(EACH) - 1; i >= 0; i--) {
+        if (before < wanted && before + v[i] >= wanted) found = first + i, above = before, own = v[i];
+        before += v[i];
+    }
+    const int lane_of = __ffs(int(__ballot_sync(FULL_WARP, here))) - 1;
+    above = __shfl_sync(FULL_WARP, above, lane_of);
+    own = __shfl_sync(FULL_WARP, own, lane_of);
+    return __shfl_sync(FULL_WARP, found, lane_of);
+}
+
+// The choice by one block from no more than PART scores: a digit at a time, from the first bit in which any two
+// differ. Those whose upper bits are above `prefix` are chosen, and the first `wanted` of those that have it.
+DEVICE void choose_from_one(const float* scores, uint32_t visible, uint32_t top_k, uint32_t* ids, SelectOne& s) {
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = OWN * threadIdx.x;
+    uint32_t words[OWN], low = 0xffffffffu, high = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < OWN; i++) words[i] = first + i < visible ? ordered(__ldcg(scores + first + i)) : 0u;
+#pragma unroll
+    for (uint32_t i = 0; i < OWN; i++) {
+        if (first + i < visible) low = min(low, words[i]);
+        high = max(high, words[i]);
+    }
+    low = warp_min_bits(low), high = warp_max_bits(high);
+    if (lane == 0) s.low[warp] = low, s.high[warp] = high;
+    __syncthreads();
+    low = warp_min_bits(s.low[lane % SELECT_WARPS]), high = warp_max_bits(s.high[lane % SELECT_WARPS]);
+    // Bits that are not yet looked at, and what lies above them.
+    uint32_t bits = low == high ? 0u : 32u - __clz(int(low ^ high)), wanted = top_k;
+    uint64_t prefix = uint64_t(high) >> bits;
+#pragma unroll 1
+    for (uint32_t pass = 0; bits > 0; pass++) {
+        const uint32_t shift = bits > PASS_BITS ? bits - PASS_BITS : 0, mask = (1u << (bits - shift)) - 1;
+#pragma unroll
+        for (uint32_t i = 0; i < OWN; i++) {
+            if (first + i < visible && uint64_t(words[i]) >> bits == prefix) {
+                atomicAdd(&s.bins[pass][words[i] >> shift & mask], 1u);
+            }
+        }
+        __syncthreads();
+        uint32_t above, own;
+        const uint32_t found = highest_bin(s.bins[pass], wanted, above, own);
+        prefix = prefix << (bits - shift) | found;
+        wanted -= above;
+        bits = shift;
+        if (own == wanted) break;
+    }
+    uint32_t counts = 0, total;
+#pragma unroll
+    for (uint32_t i = 0; i < OWN; i++) {
+        const uint64_t upper = uint64_t(words[i]) >> bits;
+        if (first + i < visible) counts += upper > prefix ? 1u : upper == prefix ? 0x10000u : 0u;
+    }
+    const uint32_t before = sum_before(counts, s.sums, total);
+    uint32_t above = before & 0xffff, same = before >> 16;
+#pragma unroll
+    for (uint32_t i = 0; i < OWN; i++) {
+        const uint64_t upper = uint64_t(words[i]) >> bits;
+        const bool exists = first + i < visible, is_above = exists && upper > prefix;
+        const bool is_same = exists && upper == prefix;
+        if (is_above || (is_same && same < wanted)) ids[above + min(same, wanted)] = first + i;
+        above += is_above ? 1 : 0;
+        same += is_same ? 1 : 0;
+    }
+}
 
 // What all parts of a row have kept.
 struct Kept {
@@ -389,17 +483,24 @@ DEVICE void write_listed(const Kept& kept, uint32_t last, uint32_t n_equal, uint
 }
 
 // grid: (parts, tile rows). The best rows, ascending; ties go to the lowest index.
-KERNEL_OCC(SELECT_THREADS, 1, index_select_few, IndexFewArgs) {
+KERNEL_EARLY(SELECT_THREADS, 1, index_select_few, IndexFewArgs) {
     SHARED Select s;
+    SHARED SelectOne one;
     const uint32_t r = blockIdx.y, row = a.index.first_row + r, visible = visible_rows(a.index, row);
     const uint32_t top_k = a.index.top_k, n_parts = (visible + PART - 1) / PART;
     uint32_t* ids = a.index.ids + uint64_t(row) * top_k;
+    for (uint32_t i = threadIdx.x; i < PASSES * PASS_BINS; i += SELECT_THREADS) (&one.bins[0][0])[i] = 0;
+    await_previous();
     if (visible <= top_k) {
         if (blockIdx.x > 0) return;
         for (uint32_t i = threadIdx.x; i < visible; i += blockDim.x) ids[i] = i;
         return;
     }
     if (blockIdx.x >= n_parts) return;
+    if (n_parts == 1) {
+        const float* scores = a.index.scores + uint64_t(r) * a.index.score_cols;
+        return choose_from_one(scores, visible, top_k, ids, one);
+    }
     uint32_t* bins = a.bins + uint64_t(r) * BINS;
     uint32_t above;
     const uint32_t threshold =

@@ -10,7 +10,7 @@ DEVICE void sinkhorn_4(float (&c)[16], float eps, uint32_t rounds) {
         float sum = 0.0f;
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            c[4 * j + k] = expf(c[4 * j + k] - largest);
+            c[4 * j + k] = quick_exp(c[4 * j + k] - largest);
             sum += c[4 * j + k];
         }
 #pragma unroll

@@ -14,6 +14,9 @@
 #define HEAD_PROJECTED 4
 #define PRODUCTS 10
 #define SITE_SUMS (PROJECTED + PRODUCTS)
+// Those of a chunk lie together, in whole fours.
+#define SITE_STRIDE 36
+#define SITE_FOURS (SITE_STRIDE / 4)
 // Projected sums of a warp, and all that it has.
 #define SITE_EACH (PROJECTED / 2)
 #define SITE_SLOTS 16
@@ -26,14 +29,15 @@ struct NextArgs {
     const float* base;
     const float* scale;
     const float* norm;
-    float* sums;              // [rows, SITE_SUMS, chunks]
+    float* sums;              // [rows, chunks, SITE_STRIDE]
     float* mix;               // null: the head's, whose rows are those that want logits
     float* x;
     Records rounded;          // of x
     StepView step;
     uint32_t hidden, project_type, rounds, n_chunks;
     float hc_eps, rms_eps;
-    uint32_t n_rows, pad;
+    uint32_t n_rows;
+    float over_hidden;        // 1 / hidden
 
     // Where the streams of the launch's row r lie.
     MEMBER float* row(uint32_t r) const {
@@ -52,14 +56,15 @@ DEVICE float raw_value(uint32_t bits, uint32_t type) {
     return type == FLOAT_F16 ? half_to_float(uint16_t(bits)) : bf16_to_float(uint16_t(bits));
 }
 
-// A channel of all streams, expanded if there is something to expand.
-DEVICE void expand_channel(const NextArgs& a, const float* stream, uint32_t r, uint32_t i, float (&z)[4]) {
-    const bool exists = i < a.hidden;
+// A channel of all streams.
+DEVICE void load_channel(const NextArgs& a, uint32_t r, uint32_t i, float (&z)[4]) {
+    const float* stream = a.row(r) + i;
 #pragma unroll
-    for (int j = 0; j < 4; j++) z[j] = exists ? stream[j * a.hidden] : 0.0f;
-    if (!a.y) return;
-    const float4* mix = reinterpret_cast<const float4*>(a.old_mix + uint64_t(r) * PROJECTED);
-    const float y = exists ? a.y[uint64_t(r) * a.hidden + i] : 0.0f;
+    for (int j = 0; j < 4; j++) z[j] = i < a.hidden ? stream[j * a.hidden] : 0.0f;
+}
+
+// The same behind a sublayer whose output there is y; `mix` holds the mixing values of its site.
+DEVICE void expand_channel(const float4* mix, float y, float (&z)[4]) {
     const float4 post = mix[1];
     const float4 rows[4] = {mix[2], mix[3], mix[4], mix[5]};
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -124,18 +129,13 @@ struct Projection {
     }
 };
 
-// Expands a chunk of row r and leaves its sums; a warp has one or two of the products. Every thread of the
-// block comes here.
-DEVICE void expand_sums(const NextArgs& a, uint32_t r, uint32_t chunk, const Projection& project,
-                        float (*part)[SITE_SLOTS]) {
+// Leaves the sums of a chunk of row r, whose lanes have a channel of all streams; a warp has one or two of the
+// products. `writes`: the streams too, which every warp has read then. Every thread of the block comes here.
+DEVICE void leave_chunk(const NextArgs& a, uint32_t r, uint32_t chunk, bool writes, const float (&z)[4],
+                        const Projection& project, float (*part)[SITE_SLOTS]) {
     const uint32_t t = threadIdx.x, warp = t / 32, lane = t % 32, s = warp % 4, i = chunk * SITE_CHUNK + lane;
-    const bool takes_part = warp < 8;
-    float* stream = a.row(r) + i;
-    float own = 0.0f;
-    if (takes_part) {
-        float z[4];
-        expand_channel(a, stream, r, i, z);
-        own = pick(z, s);
+    const float own = pick(z, s);
+    if (warp < 8) {
         float v[SITE_SLOTS];
 #pragma unroll
         for (int k = 0; k < SITE_EACH; k++) v[k] = own * raw_value(project.raw[k], a.project_type);
@@ -145,13 +145,14 @@ DEVICE void expand_sums(const NextArgs& a, uint32_t r, uint32_t chunk, const Pro
         const float sum = sum_slots(v);
         if (lane % 2 == 0) part[warp][lane / 2] = sum;
     }
-    // Also: every warp has read the streams that are written now.
     __syncthreads();
-    if (a.y && warp < 4 && i < a.hidden) stream[s * a.hidden] = own;
-    if (t < SITE_SUMS) {
-        float* to = a.sums + (uint64_t(r) * SITE_SUMS + t) * a.n_chunks + chunk;
+    if (writes && warp < 4 && i < a.hidden) a.row(r)[uint64_t(s) * a.hidden + i] = own;
+    if (t < SITE_STRIDE) {
+        float* to = a.sums + (uint64_t(r) * a.n_chunks + chunk) * SITE_STRIDE + t;
         const uint32_t n = t - PROJECTED;
-        if (t >= PROJECTED) {
+        if (t >= SITE_SUMS) {
+            *to = 0.0f;
+        } else if (t >= PROJECTED) {
             *to = n < 8 ? part[n][SITE_EACH] : part[n - 8][SITE_EACH + 1];
         } else {
             const float(*rows)[SITE_SLOTS] = part + t / SITE_EACH * 4;
@@ -161,6 +162,52 @@ DEVICE void expand_sums(const NextArgs& a, uint32_t r, uint32_t chunk, const Pro
     }
     __syncthreads();
 }
+
+// Expands a chunk of row r, if there is something to expand, and leaves its sums. Every thread of the block
+// comes here.
+DEVICE void expand_sums(const NextArgs& a, uint32_t r, uint32_t chunk, const Projection& project,
+                        float (*part)[SITE_SLOTS]) {
+    const uint32_t i = chunk * SITE_CHUNK + threadIdx.x % 32;
+    float z[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (threadIdx.x / 32 < 8) {
+        load_channel(a, r, i, z);
+        if (a.y) {
+            const float y = i < a.hidden ? a.y[uint64_t(r) * a.hidden + i] : 0.0f;
+            expand_channel(reinterpret_cast<const float4*>(a.old_mix + uint64_t(r) * PROJECTED), y, z);
+        }
+    }
+    leave_chunk(a, r, chunk, a.y != nullptr, z, project, part);
+}
+
+// What a block of a product's kernel shares for the site behind it.
+struct alignas(16) Crossing {
+    float4 mix[PROJECTED / 4];
+    float y[2 * SITE_CHUNK];
+    float part[8][SITE_SLOTS];
+};
+
+// What a product's kernel does for the site behind it, when its results are a row's whole output: those of 32
+// channels at a time go into the streams, as expand_sums does.
+struct Tail {
+    Projection project;
+    float z[4];
+
+    // Weights, before the kernel's turn.
+    MEMBER void load_weights(const NextArgs& a, uint32_t chunk) { project.load(a, chunk); }
+
+    // The streams, and the mixing values to shared memory.
+    MEMBER void load(const NextArgs& a, uint32_t chunk, Crossing& c) {
+        z[0] = z[1] = z[2] = z[3] = 0.0f;
+        if (threadIdx.x < 256) load_channel(a, 0, chunk * SITE_CHUNK + threadIdx.x % 32, z);
+        if (threadIdx.x < PROJECTED / 4) c.mix[threadIdx.x] = reinterpret_cast<const float4*>(a.old_mix)[threadIdx.x];
+    }
+
+    // Behind a barrier: results number `first` on are the chunk's.
+    MEMBER void leave(const NextArgs& a, uint32_t chunk, uint32_t first, Crossing& c) {
+        expand_channel(c.mix, c.y[first + threadIdx.x % 32], z);
+        leave_chunk(a, 0, chunk, true, z, project, c.part);
+    }
+};
 
 // pre | post | comb of a row, from all sums. One warp.
 DEVICE void write_mix(const NextArgs& a, uint32_t r, const float* total, const float (&pre)[4], float inverse) {
@@ -172,7 +219,7 @@ DEVICE void write_mix(const NextArgs& a, uint32_t r, const float* total, const f
     float* mix = a.mix + uint64_t(r) * PROJECTED;
     if (lane < 4) {
         const float m = total[4 + lane] * inverse * a.scale[1] + a.base[4 + lane];
-        mix[4 + lane] = 2.0f * sigmoid(m);
+        mix[4 + lane] = 2.0f * quick_sigmoid(m);
     }
     if (lane > 0) return;
     float4* to = reinterpret_cast<float4*>(mix);
@@ -189,40 +236,56 @@ DEVICE float collapsed_factor(const NextArgs& a, const float* g, const float (&p
         + pre[3] * pre[3] * g[9];
     sum += 2.0f * (pre[0] * (pre[1] * g[1] + pre[2] * g[2] + pre[3] * g[3])
                    + pre[1] * (pre[2] * g[5] + pre[3] * g[6]) + pre[2] * pre[3] * g[8]);
-    return 1.0f / sqrtf(fmaxf(sum, 0.0f) / float(a.hidden) + a.rms_eps);
+    return quick_rsqrt(fmaxf(sum, 0.0f) * a.over_hidden + a.rms_eps);
 }
 
-// Every warp of WARPS adds up some of a row's sums over the chunks; four chunks of all of them are on
-// their way at once.
-template <uint32_t WARPS>
-DEVICE void add_site_sums(const NextArgs& a, uint32_t r, float* total) {
-    const uint32_t EACH_WARP = (SITE_SUMS + WARPS - 1) / WARPS;
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const uint32_t n_projected = a.mix ? PROJECTED : HEAD_PROJECTED;
-    const float* sums = a.sums + uint64_t(r) * SITE_SUMS * a.n_chunks;
-    float sum[EACH_WARP];
+// Threads that add up sums, a four of neighbours each: of how many chunks at a time, and of how many at once.
+#define SITE_ADDERS 252
+#define SITE_GROUPS (SITE_ADDERS / SITE_FOURS)
+#define SITE_AT_ONCE 5
+// Groups whose sums a thread puts together.
+#define SITE_JOINED 4
+
+struct alignas(16) SiteTotals {
+    float of_group[SITE_GROUPS][SITE_STRIDE];
+    float joined[SITE_GROUPS / SITE_JOINED][SITE_STRIDE];
+    float total[SITE_STRIDE];
+};
+
+DEVICE float4 add_fours(const float4& a, const float4& b) {
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+// Adds up a row's sums over the chunks; a block of 256 threads.
+DEVICE void add_site_sums(const NextArgs& a, uint32_t r, SiteTotals& s) {
+    const uint32_t t = threadIdx.x, n = a.n_chunks * SITE_FOURS;
+    const float4* sums = reinterpret_cast<const float4*>(a.sums) + uint64_t(r) * n;
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (uint32_t first = t; t < SITE_ADDERS && first < n; first += SITE_ADDERS * SITE_AT_ONCE) {
+        float4 v[SITE_AT_ONCE];
 #pragma unroll
-    for (uint32_t k = 0; k < EACH_WARP; k++) sum[k] = 0.0f;
-    for (uint32_t first = lane; first < a.n_chunks; first += 128) {
-        float v[EACH_WARP][4];
-#pragma unroll
-        for (uint32_t k = 0; k < EACH_WARP; k++) {
-            const uint32_t m = warp + WARPS * k;
-            const bool wanted = m < n_projected || (m >= PROJECTED && m < SITE_SUMS);
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const uint32_t chunk = first + 32 * q;
-                v[k][q] = wanted && chunk < a.n_chunks ? sums[m * a.n_chunks + chunk] : 0.0f;
-            }
+        for (uint32_t k = 0; k < SITE_AT_ONCE; k++) {
+            const uint32_t at = first + SITE_ADDERS * k;
+            v[k] = at < n ? sums[at] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
 #pragma unroll
-        for (uint32_t k = 0; k < EACH_WARP; k++) sum[k] += (v[k][0] + v[k][1]) + (v[k][2] + v[k][3]);
+        for (uint32_t k = 0; k < SITE_AT_ONCE; k++) sum = add_fours(sum, v[k]);
     }
+    if (t < SITE_ADDERS) reinterpret_cast<float4*>(&s.of_group[0][0])[t] = sum;
+    __syncthreads();
+    const uint32_t column = t % SITE_STRIDE, joined = t / SITE_STRIDE;
+    if (t < SITE_ADDERS) {
+        const float(*of)[SITE_STRIDE] = s.of_group + SITE_JOINED * joined;
+        s.joined[joined][column] = (of[0][column] + of[1][column]) + (of[2][column] + of[3][column]);
+    }
+    __syncthreads();
+    if (t < SITE_STRIDE) {
+        float all = 0.0f;
 #pragma unroll
-    for (uint32_t k = 0; k < EACH_WARP; k++) {
-        const float all = warp_sum(sum[k]);
-        if (lane == 0 && warp + WARPS * k < SITE_SUMS) total[warp + WARPS * k] = all;
+        for (uint32_t k = 0; k < SITE_GROUPS / SITE_JOINED; k++) all += s.joined[k][t];
+        s.total[t] = all;
     }
+    __syncthreads();
 }
 
 // What a row's totals say: the factor of its norm, and the values that collapse it.
@@ -232,9 +295,9 @@ struct Collapse {
     MEMBER void of(const NextArgs& a, const float* total, float scale, const float (&base)[4]) {
         const float* g = total + PROJECTED;
         const float square = (g[0] + g[4]) + (g[7] + g[9]);
-        inverse = 1.0f / sqrtf(square / float(4 * a.hidden) + a.rms_eps);
+        inverse = quick_rsqrt(square * a.over_hidden * 0.25f + a.rms_eps);
 #pragma unroll
-        for (int s = 0; s < 4; s++) pre[s] = sigmoid(total[s] * inverse * scale + base[s]) + a.hc_eps;
+        for (int s = 0; s < 4; s++) pre[s] = quick_sigmoid(total[s] * inverse * scale + base[s]) + a.hc_eps;
     }
 };
 

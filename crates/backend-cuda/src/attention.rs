@@ -8,6 +8,7 @@ use model::LayerKind;
 use crate::attend::{self, Attention};
 use crate::compress::{self, Compressor, SHARES, SPAN_ROWS_MAX, Target};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::hyper_connection::NextArgs;
 use crate::index_top_k;
 use crate::kv::{Kv, RowFormat};
 use crate::matmul::Records;
@@ -83,7 +84,7 @@ unsafe impl Args for LatentArgs {}
 
 /// One layer's attention of the step's rows.
 pub(crate) struct Layer<'a> {
-    pub(crate) parts: Parts<'a>,
+    pub(crate) parts: &'a Parts<'a>,
     pub(crate) w: &'a AttentionWeights<Cuda>,
     pub(crate) kv: &'a Kv,
     pub(crate) layer: usize,
@@ -91,15 +92,16 @@ pub(crate) struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// See [`backend::Ops::attention`].
+    /// See [`backend::Ops::attention`]. `next` is a site that the output may go to instead of `y`. Whether it has.
     pub(crate) fn run(
         &self,
         y: &Act<Buffer>,
         x: &Act<Buffer>,
         work: &AttentionWork<'_, Buffer, Buffer>,
         n_groups: usize,
-    ) -> Result<()> {
-        let (parts, w, n_rows) = (&self.parts, self.w, self.step.rows.len());
+        next: Option<&NextArgs>,
+    ) -> Result<bool> {
+        let (parts, w, n_rows) = (self.parts, self.w, self.step.rows.len());
         let (gpu, products, own) = (parts.gpu, parts.products, parts.projections);
         self.project(x, work)?;
         let buffers = &*work.buffers;
@@ -127,7 +129,14 @@ impl Layer<'_> {
         attend::attend_raw(parts, (&buffers.heads, &own.q_raw), &what, &w.rope, n_groups)?;
         let (low, heads) = (&own.out_low, &buffers.heads);
         matmul::grouped_matmul(gpu, products, low, heads, w.out_a.matrix()?, n_groups, n_rows)?;
-        matmul::matmul(gpu, products, y, low, w.out_b.matrix()?, n_rows)
+        let out_b = w.out_b.matrix()?;
+        if let Some(next) = next
+            && matmul::matmul_next(gpu, products, low, out_b, next)?
+        {
+            return Ok(true);
+        }
+        matmul::matmul(gpu, products, y, low, out_b, n_rows)?;
+        Ok(false)
     }
 
     /// Everything that reads x.
@@ -151,7 +160,7 @@ impl Layer<'_> {
     /// Norms and rounds the query latent, stores the window rows, and lets the compressors take their
     /// inputs.
     fn finish_latent(&self, work: &AttentionWork<'_, Buffer, Buffer>) -> Result<()> {
-        let (parts, w, buffers) = (&self.parts, self.w, &*work.buffers);
+        let (parts, w, buffers) = (self.parts, self.w, &*work.buffers);
         let (own, n_rows) = (parts.projections, self.step.rows.len());
         let mut inputs = Vec::new();
         if let Some(compressor) = &w.compressor {

@@ -125,9 +125,9 @@ pub(crate) fn expand(
     parts.gpu.launch(&EXPAND, Launch::grid2(y.cols.div_ceil(256), n_rows, 256), &args)
 }
 
-/// Channels of a chunk, and sums that it leaves: `CHUNK` and `SUMS` of cuda/hyper_connection.cu.
+/// Channels of a chunk, and places for the sums that it leaves, as in cuda/site_few.cuh.
 const CHUNK: usize = 32;
-const SUMS: usize = 34;
+const SUMS: usize = 36;
 /// Blocks that share the rows of a chunk, at most.
 const ROW_BLOCKS: usize = 4;
 /// Streams that the fused kernels are made for: every published model's.
@@ -149,9 +149,10 @@ impl Workspace {
     }
 }
 
+/// A site for few rows: `NextArgs` of `cuda/site_few.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy)]
-struct NextArgs {
+#[derive(Clone, Copy, Default)]
+pub(crate) struct NextArgs {
     streams: DevicePtr,
     y: DevicePtr,
     old_mix: DevicePtr,
@@ -171,32 +172,63 @@ struct NextArgs {
     hc_eps: f32,
     rms_eps: f32,
     n_rows: u32,
-    pad: u32,
+    over_hidden: f32,
 }
 
-// SAFETY: the struct of cuda/hyper_connection.cu, without padding.
+// SAFETY: the struct of cuda/site_few.cuh, without padding.
 unsafe impl Args for NextArgs {}
 
-/// Whether [`next`] and [`head`] can project with these weights for so many rows.
+impl NextArgs {
+    /// Whether a product of one row with so many results can leave them in the streams.
+    pub(crate) fn takes(&self, results: usize) -> bool {
+        self.n_rows == 1 && results == self.hidden as usize && results.is_multiple_of(CHUNK)
+    }
+
+    /// Chunks of channels, each of which a block of such a product takes.
+    pub(crate) fn chunks(&self) -> usize {
+        self.n_chunks as usize
+    }
+}
+
+/// Whether sites with these weights are entered in two launches for so many rows.
 pub(crate) fn is_fused(parts: &Parts<'_>, w: &HcWeights<Cuda>, n_rows: usize) -> bool {
     let plain = w.project.matrix().is_ok_and(|project| project.floats().is_some());
     n_rows <= FEW_ROWS && parts.shape.config.hc.n_streams == STREAMS && plain
 }
 
-/// Expands `y` with the mixing values that `mix` holds, if it is given, and enters `site`.
-pub(crate) fn next(
+/// The way into `site`, from a sublayer whose site has left `mix`.
+pub(crate) fn site(
     parts: &Parts<'_>,
     (x, mix): (&Act<Buffer>, &Act<Buffer>),
     streams: &Act<Buffer>,
-    y: Option<&Act<Buffer>>,
     site: &SiteWeights<Cuda>,
     n_rows: usize,
-) -> Result<()> {
+) -> Result<NextArgs> {
     let mut args = next_args(parts, (x, streams), &site.hc, site.norm.values()?, n_rows)?;
-    args.y = y.map_or(DevicePtr::NULL, |y| y.buf.ptr());
     args.old_mix = mix.buf.ptr();
     args.mix = mix.buf.ptr();
-    launch(parts, &args, x.cols, n_rows)
+    Ok(args)
+}
+
+/// Expands `y`, if it is given, and leaves the sums of the site.
+pub(crate) fn leave_sums(
+    parts: &Parts<'_>,
+    site: &NextArgs,
+    y: Option<&Act<Buffer>>,
+) -> Result<()> {
+    let args = NextArgs { y: y.map_or(DevicePtr::NULL, |y| y.buf.ptr()), ..*site };
+    let launch = Launch::grid2(args.chunks(), (args.n_rows as usize).min(ROW_BLOCKS), 256);
+    parts.gpu.launch(&EXPAND_SUMS, launch, &args)
+}
+
+/// Collapses, norms and rounds, and writes a site's mixing values, behind [`leave_sums`].
+pub(crate) fn enter(parts: &Parts<'_>, site: &NextArgs) -> Result<()> {
+    let (hidden, n_rows) = (site.hidden as usize, site.n_rows as usize);
+    let rounded = parts.products.leave_records(site.x, (1, hidden), n_rows);
+    let args = NextArgs { rounded, ..*site };
+    // A site has mixing values, which one block more writes.
+    let blocks = hidden.div_ceil(256) + usize::from(args.mix != DevicePtr::NULL);
+    parts.gpu.launch(&MIX_NORM, Launch::grid2(blocks, n_rows, 256), &args)
 }
 
 /// Collapses and norms the streams of the rows that want logits.
@@ -208,7 +240,8 @@ pub(crate) fn head(
     n_rows: usize,
 ) -> Result<()> {
     let args = next_args(parts, (x, streams), &w.hc, w.norm.values()?, n_rows)?;
-    launch(parts, &args, x.cols, n_rows)
+    leave_sums(parts, &args, None)?;
+    enter(parts, &args)
 }
 
 fn next_args(
@@ -223,16 +256,12 @@ fn next_args(
         w.project.matrix()?.floats().unwrap_or((DevicePtr::NULL, FloatType::F32));
     Ok(NextArgs {
         streams: streams.buf.ptr(),
-        y: DevicePtr::NULL,
-        old_mix: DevicePtr::NULL,
         project,
         base: w.base.values()?,
         scale: w.scale.values()?,
         norm,
         sums: parts.hyper_connection.sums.ptr(),
-        mix: DevicePtr::NULL,
         x: x.buf.ptr(),
-        rounded: parts.products.leave_records(x.buf.ptr(), (1, hidden), n_rows),
         step: parts.mirror.ptr(),
         hidden: hidden as u32,
         project_type: project_type as u32,
@@ -241,14 +270,7 @@ fn next_args(
         hc_eps: hc.eps,
         rms_eps: parts.shape.config.rms_eps,
         n_rows: n_rows as u32,
-        pad: 0,
+        over_hidden: 1.0 / hidden as f32,
+        ..NextArgs::default()
     })
-}
-
-fn launch(parts: &Parts<'_>, args: &NextArgs, hidden: usize, n_rows: usize) -> Result<()> {
-    let chunks = hidden.div_ceil(CHUNK);
-    parts.gpu.launch(&EXPAND_SUMS, Launch::grid2(chunks, n_rows.min(ROW_BLOCKS), 256), args)?;
-    // A site has mixing values, which one block more writes.
-    let blocks = hidden.div_ceil(256) + usize::from(args.mix != DevicePtr::NULL);
-    parts.gpu.launch(&MIX_NORM, Launch::grid2(blocks, n_rows, 256), args)
 }

@@ -31,8 +31,9 @@ const WIDE_KEYS: usize = 2048;
 const WIDE_SHARED: usize = WIDE_ROWS * WIDE_HEADS * (WIDE_DIM * 2 + 4) + 1024 + 16;
 const SCORES_FEW: Kernel = Kernel::new("index_top_k_few", "index_scores_few");
 const SELECT_FEW: Kernel = Kernel::new("index_top_k_few", "index_select_few");
-/// Keys and scores of a block of `cuda/index_top_k_few.cu`, its bins, and its parts of a row at most.
+/// Keys and scores of a block of `cuda/index_top_k_few.cu`, its threads, its bins, and its parts of a row at most.
 const FEW_KEYS: usize = 256;
+const FEW_THREADS: u32 = 512;
 const FEW_PART: usize = 2048;
 const FEW_BINS: usize = 4096;
 const FEW_PARTS_MAX: usize = 512;
@@ -217,7 +218,7 @@ fn few(parts: &Parts<'_>, index: IndexArgs, n_rows: usize) -> Result<()> {
     // Where everything is selected, nothing is scored.
     if visible_max > index.top_k as usize {
         let blocks = visible_max.div_ceil(FEW_KEYS).min((gpu.sms() / n_rows).max(1));
-        gpu.launch(&SCORES_FEW, Launch::grid2(blocks, n_rows, 256), &args)?;
+        gpu.launch(&SCORES_FEW, Launch::grid2(blocks, n_rows, FEW_THREADS), &args)?;
     }
     let parts_max = visible_max.div_ceil(FEW_PART).max(1);
     gpu.launch(&SELECT_FEW, Launch::grid2(parts_max, n_rows, 512), &args)

@@ -17,6 +17,7 @@ mod hyper_connection;
 mod index_top_k;
 pub mod kernels;
 mod kv;
+mod layer;
 mod matmul;
 mod mixture;
 mod norm;

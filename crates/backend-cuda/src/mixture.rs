@@ -3,6 +3,7 @@
 use backend::{Act, Ids, MoeWeights, Result, RouterWeights, Routing, Shape};
 
 use crate::gpu::{Buffer, Gpu};
+use crate::hyper_connection::NextArgs;
 use crate::route::{self, Choice};
 use crate::{Cuda, FEW_ROWS, Parts, matmul};
 
@@ -53,13 +54,15 @@ impl Workspace {
     }
 }
 
+/// See [`backend::Ops::moe`]. `next` is a site that the output may go to instead of `y`. Whether it has.
 pub(crate) fn moe(
     parts: &Parts<'_>,
     y: &Act<Buffer>,
     x: &Act<Buffer>,
     w: &MoeWeights<Cuda>,
     n_rows: usize,
-) -> Result<()> {
+    next: Option<&NextArgs>,
+) -> Result<bool> {
     let (gpu, products, work) = (parts.gpu, parts.products, parts.mixture);
     let gate = w.gate.matrix()?;
     let choice = match &w.router {
@@ -71,5 +74,6 @@ pub(crate) fn moe(
         matmul::matmul(gpu, products, logits, x, gate, n_rows)?;
         route::route(parts, routing, logits, &choice, n_rows)?;
     }
-    matmul::mixture(gpu, products, y, x, &w.routed, &w.shared, &work.routing, n_rows)
+    let experts = (&w.routed, &w.shared);
+    matmul::mixture(gpu, products, (y, next), x, experts, &work.routing, n_rows)
 }

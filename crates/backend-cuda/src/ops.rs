@@ -2,8 +2,8 @@
 
 use backend::{
     Act, AttentionBuffers, AttentionWeights, AttentionWork, CompressorWeights, Count, Draw,
-    ExpertWeights, HcWeights, HeadWeights, Ids, MoeWeights, Ops, PoolInput, Pooled, Result,
-    Routing, Scratch, Selected, SiteWeights, Step, defaults,
+    ExpertWeights, HcWeights, HeadWeights, Ids, LayerBuffers, LayerWeights, MoeWeights, Ops,
+    PoolInput, Pooled, Result, Routing, Scratch, Selected, SiteWeights, Step, defaults,
 };
 use model::Rope;
 
@@ -16,8 +16,8 @@ use crate::rope_tail::RopeArgs;
 use crate::route::Choice;
 use crate::weight::Weight;
 use crate::{
-    Cuda, FEW_ROWS, attend, compress, embed, hyper_connection, index_top_k, matmul, mixture, norm,
-    projections, rope_tail, route, sample, site, swiglu,
+    Cuda, FEW_ROWS, attend, compress, embed, hyper_connection, index_top_k, layer, matmul, mixture,
+    norm, projections, rope_tail, route, sample, site, swiglu,
 };
 
 impl Ops for Cuda {
@@ -241,7 +241,9 @@ impl Ops for Cuda {
     ) -> Result<()> {
         let (parts, n_rows) = (self.parts(), step.rows.len());
         if hyper_connection::is_fused(&parts, &site.hc, n_rows) {
-            return hyper_connection::next(&parts, (x, mix), streams, None, site, n_rows);
+            let site = hyper_connection::site(&parts, (x, mix), streams, site, n_rows)?;
+            hyper_connection::leave_sums(&parts, &site, None)?;
+            return hyper_connection::enter(&parts, &site);
         }
         if site::has_next(&parts, site, n_rows) {
             return site::next(&parts, (x, mix), streams, None, site, n_rows);
@@ -260,7 +262,9 @@ impl Ops for Cuda {
     ) -> Result<()> {
         let (parts, n_rows) = (self.parts(), step.rows.len());
         if hyper_connection::is_fused(&parts, &next.hc, n_rows) {
-            return hyper_connection::next(&parts, (x, mix), streams, Some(y), next, n_rows);
+            let site = hyper_connection::site(&parts, (x, mix), streams, next, n_rows)?;
+            hyper_connection::leave_sums(&parts, &site, Some(y))?;
+            return hyper_connection::enter(&parts, &site);
         }
         if site::has_next(&parts, next, n_rows) {
             return site::next(&parts, (x, mix), streams, Some(y), next, n_rows);
@@ -300,7 +304,20 @@ impl Ops for Cuda {
             }
             return defaults::attention(self, y, x, w, (kv, layer), work, shape, step);
         }
-        Layer { parts: self.parts(), w, kv, layer, step }.run(y, x, &work, shape.1)
+        let layer = Layer { parts: &self.parts(), w, kv, layer, step };
+        layer.run(y, x, &work, shape.1, None).map(|_| ())
+    }
+
+    fn layer(
+        &mut self,
+        buffers: LayerBuffers<'_, Buffer, Buffer>,
+        w: &LayerWeights<Self>,
+        next: Option<&SiteWeights<Self>>,
+        (kv, at): (&mut Kv, usize),
+        shape: (usize, usize),
+        step: &Step,
+    ) -> Result<bool> {
+        layer::layer(&self.parts(), &buffers, w, next, (kv, at), shape.1, step)
     }
 
     fn head(
@@ -346,7 +363,7 @@ impl Ops for Cuda {
         if step.rows.len() > FEW_ROWS && !matmul::has_wide(&self.gpu) {
             return defaults::moe(self, y, x, w, step);
         }
-        mixture::moe(&self.parts(), y, x, w, step.rows.len())
+        mixture::moe(&self.parts(), y, x, w, step.rows.len(), None).map(|_| ())
     }
 
     fn samples(&self) -> bool {

@@ -50,6 +50,16 @@ fn whole_chunks() -> oracle::Config {
     }
 }
 
+/// The same in one layer with an output of so many columns that a row's goes straight into the streams.
+fn broad_output() -> oracle::Config {
+    oracle::Config {
+        name: "broad output".to_owned(),
+        ratios: vec![4],
+        o_lora: 2048,
+        ..whole_chunks()
+    }
+}
+
 fn file(shape: &oracle::Config, scheme: Scheme, part: Mtp) -> Gguf {
     let bytes = oracle::write_gguf(shape, scheme, part);
     Gguf::from_vec(bytes, "small").expect("the testkit writes valid files")
@@ -114,6 +124,7 @@ fn quantised_weights_and_rounded_rows_stay_near() {
         (shape(), Scheme::F32, RowFormat::Model),
         (whole_chunks(), Scheme::Q8_0, RowFormat::F32),
         (whole_chunks(), Scheme::Q2, RowFormat::F32),
+        (broad_output(), Scheme::Q2, RowFormat::F32),
     ] {
         let want = run(Reference::new(), &shape, scheme, rows, 24);
         let allowed = 0.25 * spread(&want);

@@ -27,8 +27,8 @@ pub use error::{Error, Result};
 pub use host_kv::{HostKv, SpanRows};
 pub use kv::{AnchorView, KvLayout, LayerLayout, PAGE_TOKENS, RowFormat, RowLayout};
 pub use ops::{
-    AttentionBuffers, AttentionWork, ExpertBuffers, Ops, PoolInput, Pooled, Routing, Selected,
-    SendOps,
+    AttentionBuffers, AttentionWork, ExpertBuffers, LayerBuffers, Ops, PoolInput, Pooled, Routing,
+    Selected, SendOps,
 };
 pub use sampler::{Draw, Sampler, Sampling, argmax};
 pub use scratch::Scratch;

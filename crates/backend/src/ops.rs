@@ -51,6 +51,21 @@ pub struct AttentionWork<'a, B, I> {
     pub picked: &'a mut Ids<I>,
 }
 
+/// Buffers of a whole layer.
+#[derive(Debug)]
+pub struct LayerBuffers<'a, B, I> {
+    /// `[rows, streams · hidden]`.
+    pub streams: &'a mut Act<B>,
+    /// The site's collapsed and normed row, `[rows, hidden]`.
+    pub x: &'a mut Act<B>,
+    /// A sublayer's output, `[rows, hidden]`.
+    pub y: &'a mut Act<B>,
+    /// The site's mixing values.
+    pub mix: &'a mut Act<B>,
+    /// What attention works with.
+    pub attention: AttentionWork<'a, B, I>,
+}
+
 /// Inputs of a compressor: what is pooled and the logits of its softmax.
 #[derive(Debug)]
 pub struct PoolInput<B> {
@@ -372,6 +387,22 @@ pub trait Ops: Device + Sized {
         step: &Step,
     ) -> Result<()> {
         defaults::moe(self, y, x, w, step)
+    }
+
+    /// A whole layer, whose first site was entered by [`Ops::hc_enter`] or by the layer before: attention, the
+    /// site between, experts, and then the site `next`, or the streams alone without one. `shape` is as
+    /// in [`Ops::attention`]. False, and nothing done, where the single operations do it as well.
+    #[allow(clippy::too_many_arguments)]
+    fn layer(
+        &mut self,
+        _buffers: LayerBuffers<'_, Self::Buf, Self::IdBuf>,
+        _w: &LayerWeights<Self>,
+        _next: Option<&SiteWeights<Self>>,
+        _kv: (&mut Self::Kv, usize),
+        _shape: (usize, usize),
+        _step: &Step,
+    ) -> Result<bool> {
+        Ok(false)
     }
 
     /// Logits of the rows that want them: gather, collapse, norm, vocabulary.

@@ -1,6 +1,6 @@
 //! Buffers that live across a layer: allocated once, to the largest step.
 
-use backend::{Act, AttentionBuffers, Ids, Ops, PoolInput, Shape};
+use backend::{Act, AttentionBuffers, AttentionWork, Ids, LayerBuffers, Ops, PoolInput, Shape};
 
 use crate::error::Result;
 
@@ -38,6 +38,17 @@ impl<B, I> Activations<B, I> {
         let top_k = shape.config.indexer.top_k.min(max_rows(shape));
         let picked = be.alloc_ids("picked_rows", shape.limits.step_rows, top_k)?;
         Ok(Self { streams, x, y, mix, attention, picked, logits })
+    }
+
+    /// What a layer reads and writes.
+    pub(crate) fn of_layer(&mut self) -> LayerBuffers<'_, B, I> {
+        LayerBuffers {
+            streams: &mut self.streams,
+            x: &mut self.x,
+            y: &mut self.y,
+            mix: &mut self.mix,
+            attention: AttentionWork { buffers: &mut self.attention, picked: &mut self.picked },
+        }
     }
 
     /// Bytes that [`Activations::alloc`] takes when values and indices are four bytes.

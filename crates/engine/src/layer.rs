@@ -34,13 +34,17 @@ pub(crate) fn layers<B: Ops>(
         if i == 0 {
             be.hc_enter(&mut a.x, &mut a.mix, &a.streams, &w.attn_site, step)?;
         }
+        let next = weights.get(i + 1).map(|w| &w.attn_site);
+        if be.layer(a.of_layer(), w, next, (kv, first + i), heads, step)? {
+            continue;
+        }
         let work = AttentionWork { buffers: &mut a.attention, picked: &mut a.picked };
         be.attention(&mut a.y, &a.x, &w.attn, (kv, first + i), work, heads, step)?;
         hand_over(be, a, &w.ffn_site, step)?;
         check()?;
         be.moe(&mut a.y, &a.x, &w.moe, step)?;
-        match weights.get(i + 1) {
-            Some(next) => hand_over(be, a, &next.attn_site, step)?,
+        match next {
+            Some(site) => hand_over(be, a, site, step)?,
             None => be.hc_expand(&mut a.streams, &a.y, &a.mix, step)?,
         }
     }

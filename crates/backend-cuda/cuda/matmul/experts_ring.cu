@@ -2,13 +2,12 @@
 // experts.cu, with weights that come through rings (ring.cuh). The shared expert's come first, before
 // the choice is known.
 #include "experts.cuh"
+#include "pairs.cuh"
 #include "ring.cuh"
 
 #define WARPS 16
 #define DEPTH 3
 #define HALF (WARPS / 2)
-// Chunks of values that a warp has on their way at once.
-#define AT_ONCE 4
 // Pairs whose experts are kept near.
 #define NEAR_PAIRS 256
 #define RING_BYTES (WARPS * DEPTH * SLOT_BYTES)
@@ -142,25 +141,6 @@ DEVICE void experts_up(const UpArgs& a) {
     }
 }
 
-// Rounds the pairs of one row to shared memory: those of the chosen experts with a scale for every 256
-// columns, those of the shared one for every 32.
-DEVICE void round_pairs(const DownArgs& a, uint8_t* records) {
-    const uint32_t of_pair = chunks_of(a.down.cols), chosen = a.used * of_pair;
-    const uint32_t all = chosen + (a.shared_x ? of_pair : 0);
-    Chunks<AT_ONCE> chunks;
-#pragma unroll 1
-    for (uint32_t i = threadIdx.x / 32, k = 0; i < all; i += WARPS, k++) {
-        if (k % AT_ONCE == 0) chunks.load(a.raw, i, WARPS, all);
-        float v[8];
-        chunks.values(v, 0);
-        chunks.shift();
-        uint8_t* shared = records + chosen * ACT256_RECORD + (i - chosen) * ACT32_RECORD;
-        const bool is_chosen = i < chosen;
-        round_chunk(v, is_chosen ? nullptr : shared, is_chosen ? records + i * ACT256_RECORD : nullptr, nullptr);
-    }
-    __syncthreads();
-}
-
 // A warp's way through the sums: a unit is a panel for one row, with the slots of the shared expert and
 // then those of the row's experts, in their order.
 struct DownCursor {
@@ -242,7 +222,7 @@ DEVICE void experts_down(const DownArgs& a) {
     const uint8_t *x = a.x, *shared_x = a.shared_x;
     if (a.raw) {
         uint8_t* records = reinterpret_cast<uint8_t*>(near.sums + 2 * here.all_slots * CHUNK_ROWS);
-        round_pairs(a, records);
+        round_pairs<WARPS>(a, records);
         x = records;
         shared_x = records + a.used * a.row_bytes;
     }

@@ -1,6 +1,7 @@
 // Sorts pairs of a row and one of its experts by expert, in their order within each, and cuts every
 // expert's pairs into tiles.
-#include "common.cuh"
+#include "select.cuh"
+#include "tile.cuh"
 
 struct SortArgs {
     const uint32_t* ids;
@@ -54,11 +55,6 @@ KERNEL(256, experts_sort, SortArgs) {
     }
 }
 
-// Up to `columns` pairs of one expert. Rows of f16 lie in slots: an expert's begin at a multiple of eight.
-struct Tile {
-    uint32_t expert, first, count, slot;
-};
-
 struct TilesArgs {
     const uint32_t* starts;
     Tile* tiles;
@@ -67,32 +63,35 @@ struct TilesArgs {
     uint32_t n_experts, columns, max_tiles, unused;
 };
 
-#define MAX_EXPERTS 1024
+// Experts that a thread looks after, at most: there may be 1024.
+#define EACH_MAX 4
 
+// One block, whose threads have neighbours among the experts.
 KERNEL(256, experts_tiles, TilesArgs) {
-    SHARED uint32_t counts[MAX_EXPERTS], sizes[MAX_EXPERTS];
-    for (uint32_t e = threadIdx.x; e < a.n_experts; e += blockDim.x) {
-        const uint32_t count = a.starts[e + 1] - a.starts[e];
-        counts[e] = (count + a.columns - 1) / a.columns;
-        sizes[e] = (count + 7) / 8 * 8;
+    SHARED uint32_t sums[8];
+    const uint32_t each = (a.n_experts + blockDim.x - 1) / blockDim.x, mine = each * threadIdx.x;
+    uint32_t starts[EACH_MAX + 1], n_tiles = 0, n_slots = 0, total, all_slots;
+#pragma unroll
+    for (uint32_t i = 0; i <= EACH_MAX; i++) starts[i] = i <= each ? a.starts[min(mine + i, a.n_experts)] : 0u;
+#pragma unroll
+    for (uint32_t i = 0; i < EACH_MAX; i++) {
+        if (i >= each) break;
+        const uint32_t count = starts[i + 1] - starts[i];
+        n_tiles += (count + a.columns - 1) / a.columns;
+        n_slots += (count + 7) / 8 * 8;
     }
-    __syncthreads();
-    uint32_t total = 0, slots = 0;
-    for (uint32_t e = 0; e < a.n_experts; e++) {
-        if (e % blockDim.x == threadIdx.x) {
-            if (a.gaps) a.gaps[e] = slots - a.starts[e];
-            for (uint32_t i = 0; i < counts[e]; i++) {
-                const uint32_t first = a.starts[e] + i * a.columns;
-                const uint32_t count = min(a.columns, a.starts[e + 1] - first);
-                a.tiles[total + i] = {e, first, count, slots + i * a.columns};
-            }
+    uint32_t at = sum_before(n_tiles, sums, total), slot = sum_before(n_slots, sums, all_slots);
+#pragma unroll
+    for (uint32_t i = 0; i < EACH_MAX; i++) {
+        if (i >= each || mine + i >= a.n_experts) break;
+        const uint32_t first = starts[i], end = starts[i + 1];
+        if (a.gaps) a.gaps[mine + i] = slot - first;
+        for (uint32_t k = 0; first + k < end; k += a.columns) {
+            a.tiles[at++] = {mine + i, first + k, min(a.columns, end - first - k), slot + k};
         }
-        total += counts[e];
-        slots += sizes[e];
+        slot += (end - first + 7) / 8 * 8;
     }
-    for (uint32_t i = total + threadIdx.x; i < a.max_tiles; i += blockDim.x) {
-        a.tiles[i] = {0, 0, 0, 0};
-    }
+    for (uint32_t i = total + threadIdx.x; i < a.max_tiles; i += blockDim.x) a.tiles[i] = {0, 0, 0, 0};
 }
 
 struct SumArgs {

@@ -5,19 +5,15 @@
 // sum (experts_sum).
 #pragma once
 #include "panel.cuh"
+#include "tile.cuh"
 #include "wide.cuh"
-
-// As in experts_sort.cu; `slot` is where the tile's f16 rows begin. Without tiles there is one expert, and
-// places and slots are rows.
-struct Tile {
-    uint32_t expert, first, count, slot;
-};
 
 struct ExpertsWideArgs {
     // The gate, or what its result goes through; the other matrix of the first product.
     Matrix m, up;
     const uint8_t* x;
     const float* factors;
+    // Without them there is one expert, and places and slots are rows.
     const Tile* tiles;
     const uint32_t* grid;
     // f16 rows by slots, or f32 rows by places.

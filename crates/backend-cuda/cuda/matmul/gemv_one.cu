@@ -1,7 +1,8 @@
 // Products of one row with matrices in Q8_0 and F16, on devices with the bulk copy engine and much shared
 // memory: as gemv_ring.cu, with what depends on a unit of work found by all threads at once before the
 // first, little code (a launch fetches it from the second cache), and sums that are added up for several
-// units at once.
+// units at once. Where the results are a sublayer's output they may go straight into the streams (site_few.cuh).
+#include "site_few.cuh"
 #include "gemv.cuh"
 #include "one.cuh"
 
@@ -86,8 +87,10 @@ DEVICE void begin_slot(Ring<DEPTH>& ring, const Way& way) {
     ring.begin_rows(m.w, m.cols * 2, m.rows, first_row / CHUNK_ROWS + way.own, way.at);
 }
 
-// The results of the units from `first` on, each the sum of the parts of the warps that had its panel.
-DEVICE void store_batch(const GemvArgs& a, const OneShared& s, const float* sums, uint32_t first, uint32_t n_units) {
+// The results of the units from `first` on, each the sum of the parts of the warps that had its panel; to `near`
+// if that is given.
+DEVICE void store_batch(const GemvArgs& a, const OneShared& s, const float* sums, uint32_t first, uint32_t n_units,
+                        float* near) {
     const uint32_t k = threadIdx.x / (32 * WARPS / BATCH), thread = threadIdx.x % (32 * WARPS / BATCH);
     if (first + k >= n_units) return;
     const Found& f = s.found[first + k];
@@ -100,7 +103,8 @@ DEVICE void store_batch(const GemvArgs& a, const OneShared& s, const float* sums
         float sum = 0;
 #pragma unroll 8
         for (uint32_t w = 0; w < warps; w++) sum += from[w * WARP_SUMS];
-        job.out[f.first_row + i] = sum;
+        if (near) near[k * CHUNK_ROWS + i] = sum;
+        else job.out[f.first_row + i] = sum;
     }
 }
 
@@ -118,20 +122,35 @@ DEVICE void round_raw(const GemvArgs& a, OneShared& s) {
     __syncthreads();
 }
 
-KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
+// Unit j of a block: of a product whose results go into the streams, of panels that make chunks of a site.
+template <bool CROSSES>
+DEVICE uint32_t unit_of(uint32_t j) {
+    return CROSSES ? 2 * (blockIdx.x + j / 2 * gridDim.x) + j % 2 : blockIdx.x + j * gridDim.x;
+}
+
+template <bool CROSSES>
+DEVICE uint32_t units_of_block(uint32_t n_units) {
+    const uint32_t each = CROSSES ? 2 : 1;
+    return (n_units / each - blockIdx.x + gridDim.x - 1) / gridDim.x * each;
+}
+
+template <bool CROSSES>
+DEVICE void one_row(const GemvArgs& a, const NextArgs* next, Crossing* crossing) {
     DYNAMIC_SHARED(OneShared, shared);
-    touch(a);
     OneShared& s = *shared;
     Ring<DEPTH> ring;
     ring.start(s.slots, s.barriers);
+    Tail tail;
+    if constexpr (CROSSES) tail.load_weights(*next, blockIdx.x);
     Operands x;
     x.from = nullptr;
     bool awaited = false;
     uint32_t buffer = 0;
+    const uint32_t all_units = units_of_block<CROSSES>(a.n_units);
     // All units of the block, unless it has very many.
-    for (uint32_t start = blockIdx.x; start < a.n_units; start += UNITS * gridDim.x) {
-        const uint32_t n_units = min((a.n_units - start + gridDim.x - 1) / gridDim.x, uint32_t(UNITS));
-        if (threadIdx.x < n_units) find(s.found[threadIdx.x], a, s, start + threadIdx.x * gridDim.x);
+    for (uint32_t start = 0; start < all_units; start += UNITS) {
+        const uint32_t n_units = min(all_units - start, uint32_t(UNITS));
+        if (threadIdx.x < n_units) find(s.found[threadIdx.x], a, s, unit_of<CROSSES>(start + threadIdx.x));
         __syncthreads();
         Way ahead(a, s), here(a, s);
         ahead.enter(0, n_units);
@@ -152,6 +171,7 @@ KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
                 fill();
                 if (!awaited) {
                     await_previous();
+                    if constexpr (CROSSES) tail.load(*next, blockIdx.x, *crossing);
                     if (a.raw) round_raw(a, s);
                     awaited = true;
                 }
@@ -169,11 +189,38 @@ KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
             leave_sums(acc, s.sums[buffer] + unit % BATCH * UNIT_SUMS);
             if (unit % BATCH + 1 < BATCH && unit + 1 < n_units) continue;
             __syncthreads();
-            store_batch(a, s, s.sums[buffer], unit / BATCH * BATCH, n_units);
+            const uint32_t first = unit / BATCH * BATCH;
+            store_batch(a, s, s.sums[buffer], first, n_units, CROSSES ? crossing->y : nullptr);
             buffer ^= 1;
+            if constexpr (CROSSES) {
+                __syncthreads();
+                for (uint32_t j = first; j <= unit; j += 2) {
+                    const uint32_t chunk = unit_of<true>(start + j) / 2;
+                    if (start + j > 0) tail.load_weights(*next, chunk), tail.load(*next, chunk, *crossing);
+                    tail.leave(*next, chunk, (j - first) * CHUNK_ROWS, *crossing);
+                }
+            }
         }
         // The units that are found next take the place of these.
         __syncthreads();
     }
     if (!awaited) await_previous();
+}
+
+KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
+    touch(a);
+    one_row<false>(a, nullptr, nullptr);
+}
+
+struct GemvNextArgs {
+    GemvArgs product;
+    NextArgs next;
+};
+
+// Of one matrix in one group, whose rows are a site's channels: the results go into the streams, and the sums of
+// the site are left. grid: chunks of the site at most.
+KERNEL_EARLY(32 * WARPS, 1, gemv_one_next, GemvNextArgs) {
+    SHARED Crossing crossing;
+    touch(a);
+    one_row<true>(a.product, &a.next, &crossing);
 }

@@ -44,6 +44,15 @@ DEVICE void mma_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
     __syncwarp();
 }
 
+DEVICE void mma_u8_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    // An operand is its lower seven bits and, without a sign, 64 twice.
+    uint32_t low[4], high[4];
+    for (int i = 0; i < 4; i++) low[i] = a[i] & 0x7f7f7f7f, high[i] = a[i] >> 1 & 0x40404040;
+    mma_s8(c, low, b0, b1);
+    mma_s8(c, high, b0, b1);
+    mma_s8(c, high, b0, b1);
+}
+
 DEVICE void mma_s8_from(int (&c)[4], const int (&start)[4], const uint32_t (&a)[4], uint32_t b0,
                         uint32_t b1) {
     for (int i = 0; i < 4; i++) c[i] = start[i];
@@ -103,6 +112,14 @@ DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 // a[0], a[2] are row g in steps 0 and 1, a[1], a[3] row g + 8; b0, b1 column g.
 DEVICE void mma_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same where a has no signs.
+DEVICE void mma_u8_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

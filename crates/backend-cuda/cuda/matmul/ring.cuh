@@ -110,20 +110,22 @@ struct Slots {
     }
 };
 
-// One warp's ring.
-template <int DEPTH>
+// One warp's ring of places. A slot takes one of them, or two neighbours where places are smaller than it is:
+// a last place with no neighbour is passed over by who fills and by who reads.
+template <int DEPTH, int PLACE_BYTES = SLOT_BYTES>
 struct Ring {
     uint8_t* slots;
     uint64_t* barriers;
-    // Where the next slot goes, and which is the oldest; slots that are on their way or there.
-    uint32_t next, oldest, held, phase;
+    // Where the next slot goes, and which is the oldest; places that are on their way or there; which phase
+    // every place's barrier is in.
+    uint32_t next, oldest, held, phases;
 
-    // `memory` holds the slots of all warps, `marks` their barriers.
+    // `memory` holds the places of all warps, `marks` their barriers.
     MEMBER void start(uint8_t* memory, uint64_t* marks) {
         const uint32_t warp = threadIdx.x / 32;
-        slots = memory + warp * DEPTH * SLOT_BYTES;
+        slots = memory + warp * DEPTH * PLACE_BYTES;
         barriers = marks + warp * DEPTH;
-        next = oldest = held = phase = 0;
+        next = oldest = held = phases = 0;
         if (threadIdx.x % 32 == 0) {
             for (int i = 0; i < DEPTH; i++) barrier_start(barriers + i);
         }
@@ -132,26 +134,38 @@ struct Ring {
 
     MEMBER bool full() const { return held == DEPTH; }
 
+    // Whether there is room for a slot of two places.
+    MEMBER bool full_for_two() const { return held + (next + 1 == DEPTH ? 3 : 2) > DEPTH; }
+
     // Begins to fill a slot with bytes that lie together.
     MEMBER void begin_at(const uint8_t* from, uint32_t bytes) {
         if (threadIdx.x % 32 == 0) {
             barrier_expect(barriers + next, bytes);
-            bulk_copy(slots + next * SLOT_BYTES, from, bytes, barriers + next);
+            bulk_copy(slots + next * PLACE_BYTES, from, bytes, barriers + next);
         }
+        next = next + 1 == DEPTH ? 0 : next + 1;
+        held++;
+    }
+
+    // The same of a slot of two places.
+    MEMBER void begin_two(const uint8_t* from, uint32_t bytes) {
+        if (next + 1 == DEPTH) next = 0, held++;
+        begin_at(from, bytes);
         next = next + 1 == DEPTH ? 0 : next + 1;
         held++;
     }
 
     // The same with plain values: SLOT_ROW bytes of each of a panel's rows.
     MEMBER void begin_rows(const uint8_t* w, uint32_t row_bytes, uint32_t rows, uint32_t panel, uint32_t at) {
-        const uint32_t lane = threadIdx.x % 32;
         uint64_t* barrier = barriers + next;
-        if (lane == 0) barrier_expect(barrier, CHUNK_ROWS * SLOT_ROW);
-        __syncwarp();
-        if (lane < CHUNK_ROWS) {
-            const uint32_t row = min(panel * CHUNK_ROWS + lane, rows - 1);
-            bulk_copy(slots + next * SLOT_BYTES + lane * SLOT_STRIDE,
-                      w + uint64_t(row) * row_bytes + at * SLOT_ROW, SLOT_ROW, barrier);
+        if (threadIdx.x % 32 == 0) {
+            barrier_expect(barrier, CHUNK_ROWS * SLOT_ROW);
+#pragma unroll 4
+            for (uint32_t i = 0; i < CHUNK_ROWS; i++) {
+                const uint32_t row = min(panel * CHUNK_ROWS + i, rows - 1);
+                bulk_copy(slots + next * PLACE_BYTES + i * SLOT_STRIDE,
+                          w + uint64_t(row) * row_bytes + at * SLOT_ROW, SLOT_ROW, barrier);
+            }
         }
         next = next + 1 == DEPTH ? 0 : next + 1;
         held++;
@@ -166,18 +180,25 @@ struct Ring {
 
     // Waits for the oldest slot.
     MEMBER const uint8_t* front() const {
-        barrier_wait(barriers + oldest, phase);
-        return slots + oldest * SLOT_BYTES;
+        barrier_wait(barriers + oldest, phases >> oldest & 1);
+        return slots + oldest * PLACE_BYTES;
+    }
+    MEMBER const uint8_t* front_of_two() {
+        if (oldest + 1 == DEPTH) oldest = 0, held--;
+        return front();
     }
 
     // Every lane is done with the oldest slot.
     MEMBER void pop() {
         __syncwarp();
         held--;
-        if (++oldest == DEPTH) {
-            oldest = 0;
-            phase ^= 1;
-        }
+        phases ^= 1u << oldest;
+        oldest = oldest + 1 == DEPTH ? 0 : oldest + 1;
+    }
+    MEMBER void pop_two() {
+        pop();
+        held--;
+        oldest = oldest + 1 == DEPTH ? 0 : oldest + 1;
     }
 };
 

@@ -5,13 +5,15 @@ use backend::{Act, ExpertWeights, Result, Routing};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs, Rounding};
 use super::workspace::{RECORD_32, RECORD_256};
-use super::{CHUNK_COLS, CHUNK_ROWS, FEW_ROWS, Workspace, ring, sorted, unsupported, wide};
+use super::{CHUNK_COLS, CHUNK_ROWS, FEW_ROWS, Workspace, few, ring, sorted, unsupported, wide};
 use crate::Cuda;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::hyper_connection::NextArgs;
 
 /// Experts of a row that the kernels can add up.
 const MAX_USED: usize = 16;
 const ONE_UP: Kernel = Kernel::new("matmul/experts_one", "one_up_iq2_xxs");
+const ONE_DOWN: Kernel = Kernel::new("matmul/experts_down_one", "one_down_q2_k");
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -66,6 +68,17 @@ const DOWN_KNOWS_IDS: u32 = 2;
 
 // SAFETY: `repr(C)`, as in `experts.cu`, and the last field fills the padding.
 unsafe impl Args for DownArgs {}
+
+/// The same and where the sums may go.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DownNextArgs {
+    down: DownArgs,
+    next: NextArgs,
+}
+
+// SAFETY: `repr(C)`, as in `experts_down_one.cu`, without padding.
+unsafe impl Args for DownNextArgs {}
 
 /// Kernels of both products for a set of layouts.
 struct Kernels {
@@ -159,26 +172,26 @@ pub(crate) fn routed_experts(
     n_rows: usize,
 ) -> Result<()> {
     let routed = Bank::new(w, Some(routing))?;
-    Rows { gpu, ws, out, x, n_rows }.run(&routed, None, false)
+    Rows { gpu, ws, out, next: None, x, n_rows }.run(&routed, None, false).map(|_| ())
 }
 
-/// The routed experts and the shared one, which is added last.
-#[allow(clippy::too_many_arguments)]
+/// The routed experts and the shared one, which is added last. `next` is a site that the sums may go to instead
+/// of `y`. Whether they have.
 pub(crate) fn mixture(
     gpu: &Gpu,
     ws: &Workspace,
-    y: &Act<Buffer>,
+    (y, next): (&Act<Buffer>, Option<&NextArgs>),
     x: &Act<Buffer>,
-    routed: &ExpertWeights<Cuda>,
-    shared: &ExpertWeights<Cuda>,
+    (routed, shared): (&ExpertWeights<Cuda>, &ExpertWeights<Cuda>),
     routing: &Routing<Buffer, Buffer>,
     n_rows: usize,
-) -> Result<()> {
+) -> Result<bool> {
     let (routed, shared) = (Bank::new(routed, Some(routing))?, Bank::new(shared, None)?);
-    let rows = Rows { gpu, ws, out: y, x, n_rows };
+    let rows = Rows { gpu, ws, out: y, next, x, n_rows };
     if shared.gate.rows() == routed.gate.rows() {
         return rows.run(&routed, Some(&shared), false);
     }
+    let rows = Rows { next: None, ..rows };
     rows.run(&routed, None, false)?;
     rows.run(&shared, None, true)
 }
@@ -188,13 +201,15 @@ pub(super) struct Rows<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) ws: &'a Workspace,
     out: &'a Act<Buffer>,
+    next: Option<&'a NextArgs>,
     x: &'a Act<Buffer>,
     n_rows: usize,
 }
 
 impl Rows<'_> {
-    /// As many rows at a time as the workspace holds. `add`: the sum is added to the output.
-    fn run(&self, bank: &Bank<'_>, shared: Option<&Bank<'_>>, add: bool) -> Result<()> {
+    /// As many rows at a time as the workspace holds. `add`: the sum is added to the output. Whether it has gone
+    /// to the next site instead.
+    fn run(&self, bank: &Bank<'_>, shared: Option<&Bank<'_>>, add: bool) -> Result<bool> {
         assert_eq!(
             self.x.cols,
             bank.gate.cols(),
@@ -211,6 +226,9 @@ impl Rows<'_> {
             return Err(unsupported(bank.gate.name(), expected, bank.gate.rows().to_string()));
         }
         let can = |b: &Bank<'_>| wide::can_experts(self.gpu, b);
+        if self.n_rows > FEW_ROWS && !add && few::can(self, bank, shared, self.n_rows) {
+            return few::mixture(self, bank, shared, self.n_rows).map(|()| false);
+        }
         if self.n_rows > FEW_ROWS
             && bank.routing.is_some()
             && !add
@@ -218,16 +236,17 @@ impl Rows<'_> {
             && shared.is_none_or(can)
             && wide::fits(self.ws, bank, shared.is_some(), self.n_rows)
         {
-            return wide::mixture(self, bank, shared, 0, self.n_rows);
+            return wide::mixture(self, bank, shared, 0, self.n_rows).map(|()| false);
         }
         if self.n_rows > FEW_ROWS && sorted::can(self.gpu, bank) && !add {
             let results = self.ws.result_rows(bank.down.rows()) / bank.used();
-            return self.run_sorted(bank, shared, rows.min(results));
+            return self.run_sorted(bank, shared, rows.min(results)).map(|()| false);
         }
+        let mut crossed = false;
         for first in (0..self.n_rows).step_by(rows) {
-            self.piece(bank, shared, add, first, rows.min(self.n_rows - first))?;
+            crossed = self.piece(bank, shared, add, first, rows.min(self.n_rows - first))?;
         }
-        Ok(())
+        Ok(crossed)
     }
 
     fn run_sorted(&self, bank: &Bank<'_>, shared: Option<&Bank<'_>>, rows: usize) -> Result<()> {
@@ -269,7 +288,7 @@ impl Rows<'_> {
         add: bool,
         first: usize,
         n_rows: usize,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (gpu, ws) = (self.gpu, self.ws);
         let inner = bank.gate.rows();
         let x = self.values(first, n_rows);
@@ -361,7 +380,10 @@ impl Rows<'_> {
         bank: &Bank<'_>,
         shared: Option<&Bank<'_>>,
         n_rows: usize,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        if let Some(crossed) = self.launch_one_down(args, bank, shared)? {
+            return Ok(crossed);
+        }
         let matrices = || std::iter::once(bank).chain(shared).map(|b| b.down);
         let kernels = kernels(matrices().map(Matrix::layout));
         let panels = bank.down.rows().div_ceil(CHUNK_ROWS);
@@ -370,10 +392,40 @@ impl Rows<'_> {
         if has_ring(self.gpu, bytes, matrices()) {
             let launch = Launch::new((panels * n_rows).min(self.gpu.sms()), ring::THREADS);
             let kernel = Kernel::new("matmul/experts_ring", kernels.ring_down);
-            return self.gpu.launch(&kernel, launch.shared(bytes), args);
+            self.gpu.launch(&kernel, launch.shared(bytes), args)?;
+            return Ok(false);
         }
         let kernel = Kernel::new("matmul/experts", kernels.down);
-        self.gpu.launch(&kernel, Launch::grid2(panels, n_rows, 256), args)
+        self.gpu.launch(&kernel, Launch::grid2(panels, n_rows, 256), args)?;
+        Ok(false)
+    }
+
+    /// The sums of one row by the kernel that is made for it: whether they have gone to the next site. Nothing is
+    /// done, and there is no answer, where it cannot.
+    fn launch_one_down(
+        &self,
+        args: &DownArgs,
+        bank: &Bank<'_>,
+        shared: Option<&Bank<'_>>,
+    ) -> Result<Option<bool>> {
+        let matrices = || std::iter::once(bank).chain(shared).map(|b| b.down);
+        let records = if args.raw == DevicePtr::NULL { 0 } else { record_bytes(bank, shared) };
+        let bytes = ring::ONE_DOWN_SHARED + records;
+        let rows = bank.down.rows();
+        let can = args.n_rows == 1
+            && args.flags & DOWN_KNOWS_IDS != 0
+            && bank.down.layout() == Layout::Q2K
+            && shared.is_none_or(|s| s.down.layout() == Layout::Q8_0)
+            && rows.is_multiple_of(2 * CHUNK_ROWS)
+            && ring::has(self.gpu, bytes, matrices());
+        if !can {
+            return Ok(None);
+        }
+        let next = self.next.filter(|next| next.takes(rows) && args.flags & DOWN_ADDS == 0);
+        let args = DownNextArgs { down: *args, next: next.copied().unwrap_or_default() };
+        let launch = Launch::new((rows / (2 * CHUNK_ROWS)).min(self.gpu.sms()), ring::THREADS);
+        self.gpu.launch(&ONE_DOWN, launch.shared(bytes), &args)?;
+        Ok(Some(next.is_some()))
     }
 
     /// A bank's pairs of the rows from `first` on; their results begin at row `at` of `hidden`.

@@ -1,13 +1,12 @@
 //! Products with many rows: tensor-core kernels that read weights once for up to 128 rows.
 
-use backend::Act;
 use backend::Result;
 
 use super::round::Values;
 use super::unsupported;
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::workspace::{RECORD_32, RECORD_256, Workspace};
-use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
 
 pub(super) const THREADS: u32 = 256;
 /// Panels of 16 weight rows that a block computes.
@@ -113,9 +112,4 @@ pub(super) fn product(
     };
     let grid = Launch::grid3(values.n_rows.div_ceil(columns), weights, groups.n, THREADS);
     gpu.launch(&kernel, grid.shared(shared), &args)
-}
-
-/// Where row `row` of an output begins, and how far rows are apart.
-pub(super) fn rows_of(out: &Act<Buffer>, row: usize) -> (DevicePtr, usize) {
-    (out.buf.ptr().add(row * out.cols * 4), out.cols)
 }

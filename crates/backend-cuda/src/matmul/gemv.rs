@@ -9,9 +9,11 @@ use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::{CHUNK_COLS, MANY_ROWS, Workspace, ring, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::hyper_connection::NextArgs;
 
 const MAX_JOBS: usize = 8;
 const ONE: Kernel = Kernel::new("matmul/gemv_one", "gemv_one");
+const ONE_NEXT: Kernel = Kernel::new("matmul/gemv_one", "gemv_one_next");
 const WARPS: usize = 8;
 
 #[repr(C)]
@@ -48,9 +50,29 @@ unsafe impl Args for GemvJob {}
 // SAFETY: `repr(C)`, as in `gemv.cu`; `unused` fills a job's padding.
 unsafe impl Args for GemvArgs {}
 
+/// The same, and where the results go.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct GemvNextArgs {
+    product: GemvArgs,
+    next: NextArgs,
+}
+
+// SAFETY: `repr(C)`, as in `gemv_one.cu`, without padding.
+unsafe impl Args for GemvNextArgs {}
+
+/// A matrix, and where its results go: row 0, and floats between rows.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) out: DevicePtr,
+    pub(super) stride: usize,
+    pub(super) w: &'a Matrix,
+}
+
 /// What the jobs have in common for some rows and groups.
-struct Piece<'a> {
-    x: &'a Act<Buffer>,
+struct Piece {
+    /// Row 0 of the activations, and floats between rows.
+    x: (DevicePtr, usize),
     rows: Range<usize>,
     /// Groups of the matrices' rows, and those that this piece covers.
     n_groups: usize,
@@ -71,7 +93,21 @@ pub(super) fn products(
         assert_eq!(out.cols, w.rows(), "{}: outputs of {}", out.label, w.name());
         assert_eq!(x.cols, w.cols() * n_groups, "{}: inputs of {}", x.label, w.name());
     }
-    let Some((_, w)) = jobs.first() else { return Ok(()) };
+    let jobs: Vec<_> =
+        jobs.iter().map(|(out, w)| Job { out: out.buf.ptr(), stride: out.cols, w }).collect();
+    products_at(gpu, ws, (x.buf.ptr(), x.cols), &jobs, n_groups, n_rows)
+}
+
+/// The same wherever activations and results lie.
+pub(super) fn products_at(
+    gpu: &Gpu,
+    ws: &Workspace,
+    x: (DevicePtr, usize),
+    jobs: &[Job<'_>],
+    n_groups: usize,
+    n_rows: usize,
+) -> Result<()> {
+    let Some(Job { w, .. }) = jobs.first() else { return Ok(()) };
     let chunks = w.chunks().max(1);
     // Usually everything fits; if not, fewer rows, and at last fewer groups at a time.
     let rows = (ws.records() / (chunks * n_groups)).max(1);
@@ -94,6 +130,36 @@ pub(super) fn products(
         }
     }
     Ok(())
+}
+
+/// See [`super::matmul_next`]. Rows that no kernel has rounded are rounded by this one.
+pub(super) fn product_next(
+    gpu: &Gpu,
+    ws: &Workspace,
+    x: &Act<Buffer>,
+    w: &Matrix,
+    next: &NextArgs,
+) -> Result<bool> {
+    assert_eq!(x.cols, w.cols(), "{}: inputs of {}", x.label, w.name());
+    let piece = Piece { x: (x.buf.ptr(), x.cols), rows: 0..1, n_groups: 1, groups: 0..1 };
+    let values = piece.values(w.cols());
+    let can = next.takes(w.rows())
+        && w.layout() == Layout::Q8_0
+        && w.cols().is_multiple_of(CHUNK_COLS)
+        && ring::unit_panels(w) == 1
+        && values.records() <= ring::RAW_MAX.min(ws.records())
+        && ring::has(gpu, ring::ONE_SHARED + ring::CROSSING_BYTES, std::iter::once(w));
+    if !can {
+        return Ok(false);
+    }
+    let raw = values.round_unless(true, gpu, ws, std::iter::once(w.layout()))?;
+    let mut args = piece.args(ws, &values, raw, 1);
+    args.jobs[0] = piece.job(ws, &values, 0, &Job { out: DevicePtr::NULL, stride: 0, w });
+    (args.n_jobs, args.n_units) = (1, w.rows().div_ceil(super::CHUNK_ROWS) as u32);
+    let launch = Launch::new(next.chunks().min(gpu.sms()), ring::THREADS);
+    let args = GemvNextArgs { product: args, next: *next };
+    gpu.launch(&ONE_NEXT, launch.shared(ring::ONE_SHARED), &args)?;
+    Ok(true)
 }
 
 /// Kernels for a set of layouts by the rows they take: fewer layouts need fewer registers, which
@@ -151,24 +217,43 @@ fn warps_of_panel(chunks: usize) -> usize {
     }
 }
 
-impl Piece<'_> {
-    fn run(&self, gpu: &Gpu, ws: &Workspace, jobs: &[(&Act<Buffer>, &Matrix)]) -> Result<()> {
-        let Some((_, first)) = jobs.first() else { return Ok(()) };
-        let cols = first.cols();
-        let at = self.rows.start * self.x.cols + self.groups.start * cols;
-        let values = Values {
-            x: self.x.buf.ptr().add(at * 4),
-            stride: self.x.cols,
+impl Piece {
+    /// What matrices of so many columns meet.
+    fn values(&self, cols: usize) -> Values {
+        let (x, stride) = self.x;
+        let at = self.rows.start * stride + self.groups.start * cols;
+        Values {
+            x: x.add(at * 4),
+            stride,
             cols,
             n_slices: self.groups.len(),
             n_rows: self.rows.len(),
             halves: false,
-        };
+        }
+    }
+
+    /// What all jobs of a launch have in common.
+    fn args(&self, ws: &Workspace, values: &Values, raw: bool, n_rows: usize) -> GemvArgs {
+        GemvArgs {
+            jobs: [GemvJob::default(); MAX_JOBS],
+            grid: ws.grid(),
+            raw: if raw { values.x } else { DevicePtr::NULL },
+            n_jobs: 0,
+            n_rows: n_rows as u32,
+            n_units: 0,
+            n_raw: values.records() as u32,
+        }
+    }
+
+    fn run(&self, gpu: &Gpu, ws: &Workspace, jobs: &[Job<'_>]) -> Result<()> {
+        let Some(first) = jobs.first() else { return Ok(()) };
+        let cols = first.w.cols();
+        let values = self.values(cols);
         if self.rows.len() > MANY_ROWS {
             return self.run_many(gpu, ws, &values, jobs);
         }
-        let kernels = kernels(jobs.iter().map(|(_, w)| w.layout()));
-        let matrices = || jobs.iter().map(|(_, w)| *w);
+        let kernels = kernels(jobs.iter().map(|job| job.w.layout()));
+        let matrices = || jobs.iter().map(|job| job.w);
         let has_rings = {
             let shared = |r: &Rows| ring::gemv_shared(r.max).max(ring::ONE_SHARED);
             kernels.iter().all(|r| ring::has(gpu, shared(r), matrices()))
@@ -177,7 +262,7 @@ impl Piece<'_> {
         // Kernels with rings know F16 weights only with halves.
         let has_rings = has_rings && (halves || matrices().all(|w| w.layout() != Layout::F16));
         let values = Values { halves, ..values };
-        let layouts = || jobs.iter().map(|(_, w)| w.layout());
+        let layouts = || jobs.iter().map(|job| job.w.layout());
         // One row with matrices in Q8_0 alone is rounded where it is used, unless it is rounded already.
         let near = has_rings
             && values.records() <= ring::RAW_MAX
@@ -204,24 +289,18 @@ impl Piece<'_> {
         &self,
         gpu: &Gpu,
         ws: &Workspace,
-        jobs: &[(&Act<Buffer>, &Matrix)],
+        jobs: &[Job<'_>],
         x: &Activations<'_>,
         (row, n_rows): (usize, usize),
         rows: &Rows,
     ) -> Result<()> {
         let (values, has_ring) = (x.values, x.has_rings);
-        let mut args = GemvArgs {
-            jobs: [GemvJob::default(); MAX_JOBS],
-            grid: ws.grid(),
-            raw: if x.raw { values.x } else { DevicePtr::NULL },
-            n_jobs: jobs.len() as u32,
-            n_rows: n_rows as u32,
-            n_units: 0,
-            n_raw: values.records() as u32,
-        };
+        let mut args = self.args(ws, values, x.raw, n_rows);
+        args.n_jobs = jobs.len() as u32;
         let mut units = 0;
-        for (slot, (out, w)) in args.jobs.iter_mut().zip(jobs) {
-            *slot = self.job(ws, values, row, out, w);
+        for (slot, job) in args.jobs.iter_mut().zip(jobs) {
+            let w = job.w;
+            *slot = self.job(ws, values, row, job);
             slot.first_unit = units as u32;
             let plain_panels = WARPS / warps_of_panel(w.chunks());
             let panels = if has_ring { ring::unit_panels(w) } else { plain_panels };
@@ -233,7 +312,7 @@ impl Piece<'_> {
             return gpu.launch(&kernel, Launch::new(units, 256), &args);
         }
         let one = |l: Layout| matches!(l, Layout::Q8_0 | Layout::F16);
-        if n_rows == 1 && jobs.iter().all(|(_, w)| one(w.layout())) {
+        if n_rows == 1 && jobs.iter().all(|job| one(job.w.layout())) {
             let launch = Launch::new(units.min(gpu.sms()), ring::THREADS);
             return gpu.launch(&ONE, launch.shared(ring::ONE_SHARED), &args);
         }
@@ -243,25 +322,23 @@ impl Piece<'_> {
         gpu.launch(&kernel, launch, &args)
     }
 
-    fn run_many(
-        &self,
-        gpu: &Gpu,
-        ws: &Workspace,
-        values: &Values,
-        jobs: &[(&Act<Buffer>, &Matrix)],
-    ) -> Result<()> {
+    fn run_many(&self, gpu: &Gpu, ws: &Workspace, values: &Values, jobs: &[Job<'_>]) -> Result<()> {
         let groups = Groups { all: self.n_groups, first: self.groups.start, n: self.groups.len() };
         let is_f16 = |w: &Matrix| wide::can_f16(gpu, ws, w, values);
         let can = |w: &Matrix| wide::can(gpu, w.layout()) || is_f16(w);
-        let halves = match jobs.iter().any(|(_, w)| can(w)) {
-            true => wide::round(gpu, ws, values, jobs.iter().any(|(_, w)| is_f16(w)))?,
+        let halves = match jobs.iter().any(|job| can(job.w)) {
+            true => wide::round(gpu, ws, values, jobs.iter().any(|job| is_f16(job.w)))?,
             false => None,
         };
         let is_wide = |w: &Matrix| halves.is_some() && can(w);
-        values.round(gpu, ws, jobs.iter().filter(|(_, w)| !is_wide(w)).map(|(_, w)| w.layout()))?;
+        values.round(
+            gpu,
+            ws,
+            jobs.iter().filter(|job| !is_wide(job.w)).map(|job| job.w.layout()),
+        )?;
         let mut f16 = Vec::new();
-        for (out, w) in jobs {
-            let to = gemm::rows_of(out, self.rows.start);
+        for Job { out, stride, w } in jobs {
+            let to = (out.add(self.rows.start * stride * 4), *stride);
             match &halves {
                 Some(_) if is_f16(w) => f16.push((*w, to)),
                 Some(x) if can(w) => wide::product(gpu, ws, (x, values.n_rows), w, to, &groups)?,
@@ -279,17 +356,16 @@ impl Piece<'_> {
         ws: &Workspace,
         values: &Values,
         row: usize,
-        out: &Act<Buffer>,
-        w: &Matrix,
+        &Job { out, stride, w }: &Job<'_>,
     ) -> GemvJob {
         let source = values.source(ws, w.layout(), row);
         GemvJob {
             m: w.args(),
             x: source.x,
-            out: out.buf.ptr().add((self.rows.start + row) * out.cols * 4),
+            out: out.add((self.rows.start + row) * stride * 4),
             x_row_bytes: source.row_bytes,
             x_slice_bytes: source.slice_bytes,
-            out_stride: out.cols as u32,
+            out_stride: stride as u32,
             groups: self.n_groups as u32,
             first_group: self.groups.start as u32,
             group_panels: w.group_panels(self.n_groups) as u32,

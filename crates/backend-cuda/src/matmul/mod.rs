@@ -6,6 +6,7 @@
 //! where there are rings.
 
 mod experts;
+mod few;
 mod gemm;
 mod gemv;
 mod ring;
@@ -18,6 +19,7 @@ mod workspace;
 use backend::{Act, Error, Result};
 
 use crate::gpu::{Buffer, DevicePtr, Gpu, Kernel, Launch, NAME};
+use crate::hyper_connection::NextArgs;
 pub(crate) use experts::{mixture, routed_experts};
 pub(crate) use weights::CHUNK_ROWS;
 use weights::MatrixArgs;
@@ -43,6 +45,18 @@ pub(crate) fn matmul(
     n_rows: usize,
 ) -> Result<()> {
     gemv::products(gpu, ws, x, &[(out, w)], 1, n_rows)
+}
+
+/// The product of one row, whose results go into the streams on the way to the site `next`. Where no kernel does
+/// that nothing is done, and the answer is false.
+pub(crate) fn matmul_next(
+    gpu: &Gpu,
+    ws: &Workspace,
+    x: &Act<Buffer>,
+    w: &Matrix,
+    next: &NextArgs,
+) -> Result<bool> {
+    gemv::product_next(gpu, ws, x, w, next)
 }
 
 /// Rows of `w` in `n_groups` equal parts, each applied to its own slice of `x[r]`.

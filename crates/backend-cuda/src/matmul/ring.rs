@@ -69,6 +69,17 @@ pub(super) const ONE_SHARED: usize =
 /// the ids of a row's experts.
 pub(super) const ONE_UP_SHARED: usize = 256 * 256 + ring_bytes(2) + 2 * 8 * WARPS * 16 * 4 + 64;
 
+/// Shared memory of `experts_few.cu`: three slots a warp, sums of two units twice, the grid of IQ2_XXS.
+pub(super) const FEW_EXPERTS_SHARED: usize =
+    ring_bytes(3) + 2 * 2 * WARPS * 64 * 4 + GRID_BYTES + WARPS * 4;
+
+/// Shared memory of `experts_down_one.cu`, before the records of one row's pairs: four places a warp, sums of two
+/// panels twice, what goes to the next site, and the ids of a row's experts.
+pub(super) const ONE_DOWN_SHARED: usize =
+    4 * WARPS * (2 * 1344 + 8) + 2 * 2 * WARPS * 16 * 4 + CROSSING_BYTES + 12 * 256 * 4 + 64 + 16;
+/// `Crossing` of `cuda/site_few.cuh`.
+pub(super) const CROSSING_BYTES: usize = 24 * 4 + 64 * 4 + 8 * 16 * 4;
+
 /// Shared memory of a kernel of `experts_ring.cu` with two buffers of so many sums of 16 values.
 pub(super) fn experts_shared(sums: usize) -> usize {
     ring_bytes(3) + GRID_BYTES + NEAR_PAIRS * 4 + 2 * sums * 16 * 4

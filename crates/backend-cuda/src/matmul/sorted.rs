@@ -219,15 +219,24 @@ pub(super) fn add_shared(
     let up = ws.hidden().add(n_rows * inner * 4);
     product(gpu, ws, &x, bank.gate, (ws.hidden(), inner), &whole)?;
     product(gpu, ws, &x, bank.up, (up, inner), &whole)?;
-    let count = (n_rows * inner) as u32;
-    let gated = GatedArgs { gate: ws.hidden(), up, clamp: bank.clamp, count };
-    gpu.launch(&GATED, Launch::new((n_rows * inner).div_ceil(256), 256), &gated)?;
+    gate(gpu, (ws.hidden(), up), bank.clamp, n_rows * inner)?;
     let h = hidden(ws, inner, n_rows);
     h.round(gpu, ws, [bank.down.layout()].into_iter())?;
     product(gpu, ws, &h, bank.down, (ws.results(), cols), &whole)?;
     let count = (n_rows * cols) as u32;
     let add = AddArgs { out: rows.out_from(first), y: ws.results(), count, unused: 0 };
     gpu.launch(&ADD, Launch::new((n_rows * cols).div_ceil(256), 256), &add)
+}
+
+/// `gate = silu(min(gate, clamp)) * clamp(up)`.
+pub(super) fn gate(
+    gpu: &Gpu,
+    (gate, up): (DevicePtr, DevicePtr),
+    clamp: f32,
+    count: usize,
+) -> Result<()> {
+    let args = GatedArgs { gate, up, clamp, count: count as u32 };
+    gpu.launch(&GATED, Launch::new(count.div_ceil(256), 256), &args)
 }
 
 /// The first rows of the workspace's gated activations.

@@ -6,8 +6,7 @@ use backend::{Result, Shape};
 use quant::grids;
 
 use super::sorted::{COLUMNS_MIN, max_tiles};
-use super::wide;
-use super::{CHUNK_COLS, FEW_ROWS, MANY_ROWS};
+use super::{CHUNK_COLS, FEW_ROWS, MANY_ROWS, few, wide};
 use crate::gpu::{Buffer, DevicePtr, Gpu};
 
 /// Bytes of a record of rounded activations (`cuda/matmul/layout.cuh`).
@@ -104,7 +103,11 @@ impl Sizes {
             inner,
             results: many * rows * (config.n_experts_used + 1) * config.hidden,
             experts,
-            tiles: max_tiles(pairs, experts, COLUMNS_MIN),
+            tiles: max_tiles(pairs, experts, COLUMNS_MIN).max(few::tiles(
+                rows,
+                config.n_experts_used,
+                experts,
+            )),
             halves: is_wide * wide::halves_bytes(rows, chunks).max(sorted(config.hidden)),
             rest: is_wide
                 * wide::halves_bytes(rows, chunks_of(config.hidden.max(config.q_lora_rank))),
