@@ -7,7 +7,7 @@ use super::experts::{Bank, Rows};
 use super::gemv::{Job, products_at};
 use super::ring;
 use super::round::Values;
-use super::sorted::{self, MAX_EXPERTS, SORT, SUM, SortArgs, SumArgs, TILES, TilesArgs};
+use super::sorted::{self, MAX_EXPERTS, SUM, SumArgs};
 use super::weights::{Layout, MatrixArgs};
 use super::workspace::{RECORD_32, RECORD_256, Workspace};
 use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
@@ -108,38 +108,9 @@ pub(super) fn mixture(
     let x = rows.values(0, n_rows);
     let layouts = [bank.gate.layout()].into_iter();
     x.round(gpu, ws, layouts.chain(shared.iter().flat_map(|s| [s.gate.layout(), s.up.layout()])))?;
-    // They are there for the shared expert's products as well.
-    ws.leave_records(x.x, (1, x.cols), n_rows);
-    let cols = bank.down.rows();
-    let last = match shared {
-        None => DevicePtr::NULL,
-        Some(shared) => {
-            let out = ws.results().add(n_pairs * cols * 4);
-            self::shared(rows, shared, n_rows, out)?;
-            out
-        }
-    };
-
-    let sort = SortArgs {
-        ids,
-        starts: ws.starts(),
-        pairs: ws.sorted_pairs(),
-        places: ws.places(),
-        n_pairs: n_pairs as u32,
-        n_experts: n_experts as u32,
-    };
-    gpu.launch(&SORT, Launch::new(n_experts, 256), &sort)?;
+    sorted::sort(gpu, ws, ids, n_pairs, n_experts)?;
     let max_tiles = sorted::max_tiles(n_pairs, n_experts, COLUMNS);
-    let cut = TilesArgs {
-        starts: ws.starts(),
-        tiles: ws.tiles(),
-        gaps: DevicePtr::NULL,
-        n_experts: n_experts as u32,
-        columns: COLUMNS as u32,
-        max_tiles: max_tiles as u32,
-        unused: 0,
-    };
-    gpu.launch(&TILES, Launch::new(1, 256), &cut)?;
+    sorted::cut(gpu, ws, n_experts, (COLUMNS, max_tiles), DevicePtr::NULL)?;
     let source = x.source(ws, bank.gate.layout(), 0);
     // The results come later.
     let placed = ws.results();
@@ -154,6 +125,18 @@ pub(super) fn mixture(
         unused: 0,
     };
     gpu.launch(&PLACES, Launch::new(n_pairs, 256), &place)?;
+    // They are there for the shared expert's products as well, which make others in their place.
+    ws.leave_records(x.x, (1, x.cols), n_rows);
+    let cols = bank.down.rows();
+    let last = match shared {
+        None => DevicePtr::NULL,
+        Some(shared) => {
+            let out = ws.results().add(n_pairs * cols * 4);
+            self::shared(rows, shared, n_rows, out)?;
+            out
+        }
+    };
+
     let up = FewArgs {
         m: bank.gate.args(),
         up: bank.up.args(),

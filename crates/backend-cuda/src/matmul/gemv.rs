@@ -14,6 +14,13 @@ use crate::hyper_connection::NextArgs;
 const MAX_JOBS: usize = 8;
 const ONE: Kernel = Kernel::new("matmul/gemv_one", "gemv_one");
 const ONE_NEXT: Kernel = Kernel::new("matmul/gemv_one", "gemv_one_next");
+/// Those of several rows of Q8_0 and F16, by how many they take.
+const FEW: [(usize, Kernel); 2] = [
+    (8, Kernel::new("matmul/gemv_few", "gemv_few_8")),
+    (16, Kernel::new("matmul/gemv_few", "gemv_few_16")),
+];
+/// Up to so many rows the kernels for four have less to do.
+const FOUR: usize = 4;
 const WARPS: usize = 8;
 
 #[repr(C)]
@@ -271,7 +278,19 @@ impl Piece {
             && layouts().all(|l| l == Layout::Q8_0);
         let raw = values.round_unless(near, gpu, ws, layouts())?;
         let x = Activations { values: &values, has_rings, raw };
+        let one = |w: &Matrix| matches!(w.layout(), Layout::Q8_0 | Layout::F16);
+        let few = has_rings
+            && self.rows.len() > FOUR
+            && matrices().all(one)
+            && ring::has(gpu, ring::gemv_few_shared(2), matrices());
         let mut row = 0;
+        while few && row < self.rows.len() {
+            let left = self.rows.len() - row;
+            let [small, large] = &FEW;
+            let (max, kernel) = if left <= small.0 { small } else { large };
+            self.launch_few(gpu, ws, jobs, &x, (row, left.min(*max)), kernel)?;
+            row += left.min(*max);
+        }
         while row < self.rows.len() {
             let left = self.rows.len() - row;
             // The smallest that takes all, or the largest.
@@ -320,6 +339,31 @@ impl Piece {
         let launch = Launch::new(units.min(gpu.sms()), ring::THREADS);
         let launch = launch.shared(ring::gemv_shared(rows.max));
         gpu.launch(&kernel, launch, &args)
+    }
+
+    /// The same by the kernels of `gemv_few.cu`.
+    fn launch_few(
+        &self,
+        gpu: &Gpu,
+        ws: &Workspace,
+        jobs: &[Job<'_>],
+        x: &Activations<'_>,
+        (row, n_rows): (usize, usize),
+        kernel: &Kernel,
+    ) -> Result<()> {
+        let mut args = self.args(ws, x.values, false, n_rows);
+        args.n_jobs = jobs.len() as u32;
+        let mut units = 0;
+        for (slot, job) in args.jobs.iter_mut().zip(jobs) {
+            *slot = self.job(ws, x.values, row, job);
+            slot.first_unit = units as u32;
+            units +=
+                self.groups.len() * (slot.group_panels as usize).div_ceil(ring::unit_panels(job.w));
+        }
+        args.n_units = units as u32;
+        let launch = Launch::new(units.min(gpu.sms()), ring::THREADS);
+        let shared = ring::gemv_few_shared(if kernel == &FEW[0].1 { 1 } else { 2 });
+        gpu.launch(kernel, launch.shared(shared), &args)
     }
 
     fn run_many(&self, gpu: &Gpu, ws: &Workspace, values: &Values, jobs: &[Job<'_>]) -> Result<()> {

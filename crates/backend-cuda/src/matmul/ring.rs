@@ -58,6 +58,12 @@ pub(super) fn gemv_shared(rows: usize) -> usize {
     ring_bytes(depth) + buffers * WARPS * rows.div_ceil(8) * 128 * 4 + GRID_BYTES
 }
 
+/// Shared memory of a kernel of `gemv_few.cu` for so many eights of rows: two slots a warp, sums of two units twice,
+/// scales, 64 units of 48 bytes.
+pub(super) const fn gemv_few_shared(eights: usize) -> usize {
+    ring_bytes(2) + eights * WARPS * (2 * 2 * 128 * 4 + 8 * 8 * 4) + 64 * 48
+}
+
 /// Records that `gemv_one.cu` can make for itself.
 pub(super) const RAW_MAX: usize = 32;
 

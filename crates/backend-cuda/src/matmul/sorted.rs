@@ -10,8 +10,8 @@ use super::weights::{Layout, Matrix, MatrixArgs};
 use super::workspace::Workspace;
 use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
 
-pub(super) const SORT: Kernel = Kernel::new("matmul/experts_sort", "experts_sort");
-pub(super) const TILES: Kernel = Kernel::new("matmul/experts_sort", "experts_tiles");
+const SORT: Kernel = Kernel::new("matmul/experts_sort", "experts_sort");
+const TILES: Kernel = Kernel::new("matmul/experts_sort", "experts_tiles");
 pub(super) const SUM: Kernel = Kernel::new("matmul/experts_sort", "experts_sum");
 const GATED: Kernel = Kernel::new("matmul/experts_sort", "experts_gated");
 const ADD: Kernel = Kernel::new("matmul/experts_sort", "experts_add");
@@ -20,25 +20,25 @@ pub(super) const MAX_EXPERTS: usize = 1024;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct SortArgs {
-    pub(super) ids: DevicePtr,
-    pub(super) starts: DevicePtr,
-    pub(super) pairs: DevicePtr,
-    pub(super) places: DevicePtr,
-    pub(super) n_pairs: u32,
-    pub(super) n_experts: u32,
+struct SortArgs {
+    ids: DevicePtr,
+    starts: DevicePtr,
+    pairs: DevicePtr,
+    places: DevicePtr,
+    n_pairs: u32,
+    n_experts: u32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct TilesArgs {
-    pub(super) starts: DevicePtr,
-    pub(super) tiles: DevicePtr,
-    pub(super) gaps: DevicePtr,
-    pub(super) n_experts: u32,
-    pub(super) columns: u32,
-    pub(super) max_tiles: u32,
-    pub(super) unused: u32,
+struct TilesArgs {
+    starts: DevicePtr,
+    tiles: DevicePtr,
+    gaps: DevicePtr,
+    n_experts: u32,
+    columns: u32,
+    max_tiles: u32,
+    unused: u32,
 }
 
 #[repr(C)]
@@ -147,6 +147,46 @@ pub(super) fn can(gpu: &Gpu, bank: &Bank<'_>) -> bool {
         && fits(bank.down.layout())
 }
 
+/// Sorts pairs by expert, in their order within each.
+pub(super) fn sort(
+    gpu: &Gpu,
+    ws: &Workspace,
+    ids: DevicePtr,
+    n_pairs: usize,
+    n_experts: usize,
+) -> Result<()> {
+    let args = SortArgs {
+        ids,
+        starts: ws.starts(),
+        pairs: ws.sorted_pairs(),
+        places: ws.places(),
+        n_pairs: n_pairs as u32,
+        n_experts: n_experts as u32,
+    };
+    gpu.launch(&SORT, Launch::new(n_experts, 256), &args)
+}
+
+/// Cuts sorted pairs into tiles of `columns`, of which there are `max_tiles` at most; slots less places go to
+/// `gaps`, unless that is null.
+pub(super) fn cut(
+    gpu: &Gpu,
+    ws: &Workspace,
+    n_experts: usize,
+    (columns, max_tiles): (usize, usize),
+    gaps: DevicePtr,
+) -> Result<()> {
+    let args = TilesArgs {
+        starts: ws.starts(),
+        tiles: ws.tiles(),
+        gaps,
+        n_experts: n_experts as u32,
+        columns: columns as u32,
+        max_tiles: max_tiles as u32,
+        unused: 0,
+    };
+    gpu.launch(&TILES, Launch::new(1, 256), &args)
+}
+
 /// Sorted pairs of one call.
 struct Sorted<'a> {
     gpu: &'a Gpu,
@@ -172,16 +212,7 @@ pub(super) fn routed(rows: &Rows<'_>, bank: &Bank<'_>, first: usize, n_rows: usi
         weights,
         clamp: bank.clamp,
     };
-    let sort = SortArgs {
-        ids,
-        starts: ws.starts(),
-        pairs: ws.sorted_pairs(),
-        places: ws.places(),
-        n_pairs: n_pairs as u32,
-        n_experts: sorted.n_experts as u32,
-    };
-    gpu.launch(&SORT, Launch::new(sorted.n_experts, 256), &sort)?;
-
+    sort(gpu, ws, ids, n_pairs, sorted.n_experts)?;
     let x = rows.values(first, n_rows);
     x.round(gpu, ws, [bank.gate.layout()].into_iter())?;
     sorted.product(bank.gate, Some(bank.up), &x, ws.hidden())?;
@@ -254,16 +285,7 @@ impl Sorted<'_> {
             unreachable!("{}: no kernel for sorted experts", m.name())
         };
         let tiles = max_tiles(self.n_pairs, self.n_experts, columns);
-        let cut = TilesArgs {
-            starts: ws.starts(),
-            tiles: ws.tiles(),
-            gaps: DevicePtr::NULL,
-            n_experts: self.n_experts as u32,
-            columns: columns as u32,
-            max_tiles: tiles as u32,
-            unused: 0,
-        };
-        gpu.launch(&TILES, Launch::new(1, 256), &cut)?;
+        cut(gpu, ws, self.n_experts, (columns, tiles), DevicePtr::NULL)?;
         let source = x.source(ws, layout, 0);
         let args = ExpertsArgs {
             m: m.args(),

@@ -7,7 +7,7 @@ use super::CHUNK_COLS;
 use super::experts::{Bank, Rows};
 use super::gemm::Groups;
 use super::round::Values;
-use super::sorted::{MAX_EXPERTS, SORT, SUM, SortArgs, SumArgs, TILES, TilesArgs, max_tiles};
+use super::sorted::{MAX_EXPERTS, SUM, SumArgs, cut, max_tiles, sort};
 use super::weights::{Layout, Matrix, MatrixArgs};
 use super::workspace::Workspace;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
@@ -494,15 +494,7 @@ pub(super) fn mixture(
     let (gpu, ws) = (rows.gpu, rows.ws);
     let (ids, weights) = bank.routing_from(first);
     let (n_pairs, n_experts) = (n_rows * bank.used(), bank.gate.experts());
-    let sort = SortArgs {
-        ids,
-        starts: ws.starts(),
-        pairs: ws.sorted_pairs(),
-        places: ws.places(),
-        n_pairs: n_pairs as u32,
-        n_experts: n_experts as u32,
-    };
-    gpu.launch(&SORT, Launch::new(n_experts, 256), &sort)?;
+    sort(gpu, ws, ids, n_pairs, n_experts)?;
     let columns = match n_pairs / n_experts.max(1) {
         BROAD_MEAN.. if is_broad(gpu, bank) => BROAD,
         // An expert's pairs seldom fill whole wide tiles.
@@ -510,16 +502,7 @@ pub(super) fn mixture(
         _ => NARROW,
     };
     let tiles = max_tiles(n_pairs, n_experts, columns);
-    let cut = TilesArgs {
-        starts: ws.starts(),
-        tiles: ws.tiles(),
-        gaps: ws.gaps(),
-        n_experts: n_experts as u32,
-        columns: columns as u32,
-        max_tiles: tiles as u32,
-        unused: 0,
-    };
-    gpu.launch(&TILES, Launch::new(1, 256), &cut)?;
+    cut(gpu, ws, n_experts, (columns, tiles), ws.gaps())?;
     let x = rows.values(first, n_rows);
     let sorted = Halves {
         x: ws.halves(),
