@@ -335,3 +335,69 @@ KERNEL_EARLY(256, 4, attend_combine, CombineArgs) {
     if (a.out && exists) a.out[row * a.dim + i] = v;
     a.rounded.put(row * (a.dim / 256) + i / 256, true, v, part);
 }
+
+// Warps of a block of attend_join, and splits whose values a lane has on their way at once.
+#define JOIN_WARPS 4
+#define JOIN_AT_ONCE 4
+
+// Eight neighbouring channels of a head from all splits.
+DEVICE void join_eight(const CombineArgs& a, const float* parts, const float2* stats, float sink, float (&v)[8]) {
+    const uint64_t stride = uint64_t(a.n_heads) * a.dim;
+    float share[2];
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = 0.0f;
+    for (uint32_t first = 0; first < a.n_splits; first += JOIN_AT_ONCE) {
+        float4 own[JOIN_AT_ONCE][2];
+#pragma unroll
+        for (int s = 0; s < JOIN_AT_ONCE; s++) {
+            const float4* from = reinterpret_cast<const float4*>(parts + (first + s) * stride);
+            const bool exists = first + s < a.n_splits;
+            own[s][0] = exists ? from[0] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            own[s][1] = exists ? from[1] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
+        if (first == 0) split_shares(stats, sink, a.n_splits, share);
+#pragma unroll
+        for (int s = 0; s < JOIN_AT_ONCE; s++) {
+            const uint32_t at = first + s;
+            const float of_split = __shfl_sync(FULL_WARP, at < 32 ? share[0] : share[1], at % 32);
+            if (at >= a.n_splits) break;
+            const float4 &low = own[s][0], &high = own[s][1];
+            v[0] += low.x * of_split, v[1] += low.y * of_split, v[2] += low.z * of_split, v[3] += low.w * of_split;
+            v[4] += high.x * of_split, v[5] += high.y * of_split, v[6] += high.z * of_split, v[7] += high.w * of_split;
+        }
+    }
+}
+
+// The same as attend_combine by warps, for heads of whole 256s and an even number of channels before those that
+// turn. grid: (fours of 256 channels of a row, rows).
+KERNEL_EARLY(32 * JOIN_WARPS, 4, attend_join, CombineArgs) {
+    const uint32_t lane = threadIdx.x % 32, chunk = blockIdx.x * JOIN_WARPS + threadIdx.x / 32, r = blockIdx.y;
+    const uint32_t chunks = a.dim / 256, head = chunk / chunks, i = chunk % chunks * 256 + 8 * lane;
+    if (head >= a.n_heads) return await_previous();
+    const uint32_t tail = a.dim - 2 * a.rope.n_pairs;
+    const float sink = a.sinks[head];
+    float sine[4], cosine[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        sine[k] = 0.0f, cosine[k] = 1.0f;
+        if (a.turn && i + 2 * k >= tail) rope_angle(a.rope, (i + 2 * k - tail) / 2, a.step.row(r).pos, sine[k], cosine[k]);
+    }
+    await_previous();
+    const float* parts = a.parts + (uint64_t(r) * a.n_splits * a.n_heads + head) * a.dim + i;
+    float v[8];
+    join_eight(a, parts, a.stats + (uint64_t(r) * a.n_heads + head) * a.n_splits, sink, v);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        if (a.turn && i + 2 * k >= tail) rope_turn(sine[k], cosine[k], v[2 * k], v[2 * k + 1]);
+    }
+    const uint64_t row = uint64_t(r) * a.n_heads + head, record = row * chunks + chunk % chunks;
+    if (a.out) {
+        float4* to = reinterpret_cast<float4*>(a.out + row * a.dim + i);
+        to[0] = make_float4(v[0], v[1], v[2], v[3]);
+        to[1] = make_float4(v[4], v[5], v[6], v[7]);
+    }
+    const Records& to = a.rounded;
+    round_chunk(v, to.by_32 ? to.by_32 + record * ACT32_RECORD : nullptr,
+                to.by_256 ? to.by_256 + record * ACT256_RECORD : nullptr,
+                to.by_halves ? to.by_halves + record * HALVES_RECORD : nullptr);
+}

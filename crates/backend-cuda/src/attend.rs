@@ -22,6 +22,9 @@ const FEW_KEYS: usize = 32;
 const FEW_DIM: u32 = 512;
 const FEW_SHARED: usize = 32 * 264 * 4 + 8 * 16 * 40 * 4 + 8 * 16 * 4 + 16 * 40 * 2 + 16 * 4;
 const COMBINE: Kernel = Kernel::new("attend", "attend_combine");
+/// The same for heads of whole 256s, and the warps of its blocks.
+const JOIN: Kernel = Kernel::new("attend", "attend_join");
+const JOIN_WARPS: usize = 4;
 
 /// Keys that a block decodes together, and its heads: of `attend_few` too.
 const KEYS: usize = 16;
@@ -312,6 +315,11 @@ impl Attention<'_> {
             turn: u32::from(turn.is_some()),
         };
         let blocks = n_heads * dim.div_ceil(CHUNK_COLS);
+        if dim.is_multiple_of(CHUNK_COLS) {
+            let launch =
+                Launch::grid2(blocks.div_ceil(JOIN_WARPS), self.n_rows, 32 * JOIN_WARPS as u32);
+            return parts.gpu.launch(&JOIN, launch, &args);
+        }
         parts.gpu.launch(&COMBINE, Launch::grid2(blocks, self.n_rows, 256), &args)
     }
 }

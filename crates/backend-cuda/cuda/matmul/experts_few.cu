@@ -7,7 +7,6 @@
 #include "tile.cuh"
 
 #define WARPS 16
-#define DEPTH 3
 #define COLUMNS 4
 // Units whose sums are added up at once.
 #define BATCH 2
@@ -31,25 +30,46 @@ struct FewArgs {
     uint32_t unused;
 };
 
+// How a format's slots are kept, and multiplied.
+template <uint32_t LAYOUTS>
+struct Few {
+    enum { DEPTH = 3, PLACE_BYTES = SLOT_BYTES, LEVELS = 1 };
+    static MEMBER void begin(uint32_t*, const uint32_t*) {}
+    static MEMBER void add(float (&acc)[1][4], const uint8_t* slot, const Matrix& m, const Input& in, uint32_t at,
+                           const uint32_t* levels) {
+        add_slot<0, LAYOUTS, 1>(acc, slot, m, in, at, levels);
+    }
+};
+template <>
+struct Few<SET(LAYOUT_IQ2_XXS)> {
+    enum { DEPTH = 4, PLACE_BYTES = 2 * IQ2_XXS_CHUNK, LEVELS = SPREAD_GRID / 4 };
+    static MEMBER void begin(uint32_t* levels, const uint32_t* grid) { spread_grid<WARPS>(levels, grid); }
+    static MEMBER void add(float (&acc)[1][4], const uint8_t* slot, const Matrix& m, const Input& in, uint32_t at,
+                           const uint32_t* levels) {
+        add_slot_chunks<Iq2XxsSpread, 0, 1>(acc, slot, m, in, at, levels);
+    }
+};
+
+template <class F>
 struct alignas(16) FewShared {
-    uint8_t slots[WARPS * DEPTH * SLOT_BYTES];
+    uint32_t levels[(F::LEVELS + 3) / 4 * 4];
+    uint8_t slots[WARPS * F::DEPTH * F::PLACE_BYTES];
     float sums[2][BATCH][WARPS * WARP_SUMS];
-    uint32_t levels[256];
-    uint64_t barriers[WARPS * DEPTH];
+    uint64_t barriers[WARPS * F::DEPTH];
     uint32_t counts[WARPS];
 };
 
 // Tiles that have pairs: those behind have none.
-DEVICE uint32_t count_tiles(const FewArgs& a, FewShared& s) {
+DEVICE uint32_t count_tiles(const FewArgs& a, uint32_t* counts) {
     uint32_t own = 0;
     for (uint32_t i = threadIdx.x; i < a.max_tiles; i += 32 * WARPS) own += __ldcg(&a.tiles[i].count) > 0 ? 1 : 0;
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) own += __shfl_xor_sync(FULL_WARP, own, o);
-    if (threadIdx.x % 32 == 0) s.counts[threadIdx.x / 32] = own;
+    if (threadIdx.x % 32 == 0) counts[threadIdx.x / 32] = own;
     __syncthreads();
     uint32_t all = 0;
 #pragma unroll
-    for (uint32_t w = 0; w < WARPS; w++) all += s.counts[w];
+    for (uint32_t w = 0; w < WARPS; w++) all += counts[w];
     return all;
 }
 
@@ -135,16 +155,16 @@ DEVICE void store_unit(const FewArgs& a, const Units<SHARE>& u, uint32_t unit, c
     }
 }
 
-template <uint32_t LAYOUTS, uint32_t SHARE>
+template <class F, uint32_t SHARE>
 DEVICE void experts_few(const FewArgs& a) {
-    DYNAMIC_SHARED(FewShared, shared);
-    FewShared& s = *shared;
+    DYNAMIC_SHARED(FewShared<F>, shared);
+    FewShared<F>& s = *shared;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (uint32_t i = threadIdx.x; i < 256; i += blockDim.x) s.levels[i] = a.grid[i];
-    Ring<DEPTH> ring;
+    F::begin(s.levels, a.grid);
+    Ring<F::DEPTH, F::PLACE_BYTES> ring;
     ring.start(s.slots, s.barriers);
     await_previous();
-    const Units<SHARE> units(a, count_tiles(a, s));
+    const Units<SHARE> units(a, count_tiles(a, s.counts));
     FewWay<SHARE> ahead(a, units), here(a, units);
     const auto fill = [&]() {
         while (!ring.full() && ahead.more()) {
@@ -162,7 +182,7 @@ DEVICE void experts_few(const FewArgs& a) {
         const Input in = {a.x + uint64_t(here.tile.first) * a.row_bytes, a.row_bytes, here.tile.count};
         float acc[1][4] = {{0, 0, 0, 0}};
         for (; here.inside(); here.at += SHARE) {
-            add_slot<0, LAYOUTS, 1>(acc, ring.front(), here.is_up() ? a.up : a.m, in, here.at, s.levels);
+            F::add(acc, ring.front(), here.is_up() ? a.up : a.m, in, here.at, s.levels);
             ring.pop();
             fill();
         }
@@ -181,8 +201,8 @@ DEVICE void experts_few(const FewArgs& a) {
 }
 
 #define EXPERTS(name, LAYOUTS)                                                                             \
-    KERNEL_EARLY(32 * WARPS, 1, few_up_##name, FewArgs) { experts_few<LAYOUTS, WARPS / 2>(a); }            \
-    KERNEL_EARLY(32 * WARPS, 1, few_down_##name, FewArgs) { experts_few<LAYOUTS, WARPS>(a); }
+    KERNEL_EARLY(32 * WARPS, 1, few_up_##name, FewArgs) { experts_few<Few<LAYOUTS>, WARPS / 2>(a); }      \
+    KERNEL_EARLY(32 * WARPS, 1, few_down_##name, FewArgs) { experts_few<Few<LAYOUTS>, WARPS>(a); }
 
 EXPERTS(iq2_xxs, SET(LAYOUT_IQ2_XXS))
 EXPERTS(q2_k, SET(LAYOUT_Q2_K))

@@ -1,9 +1,7 @@
 // The gated products of one row's experts in IQ2_XXS and the shared one's in Q8_0, on devices with the bulk
 // copy engine and much shared memory: as experts_ring.cu, by the products of one.cuh.
 //
-// What IQ2_XXS costs is finding magnitudes in the grid. Here every lane has a grid of its own, so that 32
-// lanes never meet in a bank: the levels of index i lie 256 bytes behind those of i - 1, so that
-// one instruction puts an index and the lane together to an address.
+// What IQ2_XXS costs is finding magnitudes in the grid: here every lane has a grid of its own (Iq2XxsSpread).
 #include "experts.cuh"
 #include "one.cuh"
 
@@ -11,10 +9,9 @@
 #define HALF (WARPS / 2)
 // Units whose sums are added up at once.
 #define BATCH 8
-#define GRID_STRIDE 256
 
 struct alignas(16) OneShared {
-    uint8_t grid[256 * GRID_STRIDE];
+    uint32_t grid[SPREAD_GRID / 4];
     uint8_t slots[WARPS * DEPTH * SLOT_BYTES];
     float sums[2][BATCH * UNIT_SUMS];
     uint64_t barriers[WARPS * DEPTH];
@@ -38,15 +35,9 @@ struct TwoChunks {
     }
 };
 
-// The levels of index j of a word.
-DEVICE uint32_t levels_of(const uint8_t* grid, uint32_t indices, int j) {
-    const uint32_t place = threadIdx.x % 32 * 4;
-    return load4(grid + __byte_perm(indices, place, 0x7704 | j << 4));
-}
-
 // Adds the products of a chunk of IQ2_XXS to the sums of rows g and g + 8.
 DEVICE void add_one_iq2_xxs(float (&acc)[2], const uint8_t* chunk, const uint32_t (&b)[2 * TILES], float scale,
-                            const uint8_t* grid) {
+                            const uint32_t* grid) {
     const uint32_t lane = threadIdx.x % 32, t = lane % 4;
     Iq2Xxs::Raw w;
     Iq2Xxs::load(w, Near{chunk}, lane);
@@ -54,16 +45,7 @@ DEVICE void add_one_iq2_xxs(float (&acc)[2], const uint8_t* chunk, const uint32_
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
         uint32_t a[4];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const uint32_t signs = word(w.signs, half * 2 + i / 4);
-            const int j = i % 4;
-            const uint32_t levels = levels_of(grid, word(w.index, half * 2 + i / 4), j);
-            const uint32_t which = levels | ((j < 3 ? signs << (2 - j) : signs >> 1) & 0x44444444);
-            const uint32_t plus = 0x002b1908, minus = 0x00d5e7f8;
-            a[half] = pick_bytes(plus, minus, which);
-            a[half + 2] = pick_bytes(plus, minus, which >> 16);
-        }
+        Iq2XxsSpread::tile(a, w, i, grid);
         mma_s8(i % 2 == 0 ? even : odd, a, b[2 * i], b[2 * i + 1]);
     }
 #pragma unroll
@@ -151,7 +133,6 @@ KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, UpArgs) {
     DYNAMIC_SHARED(OneShared, shared);
     touch(a);
     OneShared& s = *shared;
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Ring<DEPTH> ring;
     ring.start(s.slots, s.barriers);
     Way ahead(a, s);
@@ -167,13 +148,7 @@ KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, UpArgs) {
         }
     };
     fill();
-    uint32_t levels[256 / WARPS];
-#pragma unroll
-    for (uint32_t i = 0; i < 256 / WARPS; i++) levels[i] = a.grid[WARPS * i + warp];
-#pragma unroll
-    for (uint32_t i = 0; i < 256 / WARPS; i++) {
-        *reinterpret_cast<uint32_t*>(s.grid + (WARPS * i + warp) * GRID_STRIDE + 4 * lane) = levels[i];
-    }
+    spread_grid<WARPS>(s.grid, a.grid);
     await_previous();
     // The choice is there: the next kernel asks for its experts' weights as soon as there is room.
     let_next_begin();

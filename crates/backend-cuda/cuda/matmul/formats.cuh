@@ -319,3 +319,39 @@ struct Iq2Xxs {
     }
     static MEMBER float d(const Raw& r, int half) { return 0.125f * pick_half(r.d, half); }
 };
+
+// The same with a grid for every lane, so that 32 lanes never meet in a bank: the levels of index i lie GRID_STRIDE
+// bytes behind those of i - 1, so that one instruction puts an index and the lane together to an address.
+#define GRID_STRIDE 256
+#define SPREAD_GRID (256 * GRID_STRIDE)
+
+struct Iq2XxsSpread : Iq2Xxs {
+    // The levels of index j of a word.
+    static MEMBER uint32_t levels(const uint32_t* grid, uint32_t indices, int j) {
+        const uint32_t place = threadIdx.x % 32 * 4;
+        return load4(reinterpret_cast<const uint8_t*>(grid) + __byte_perm(indices, place, 0x7704 | j << 4));
+    }
+    static MEMBER void tile(uint32_t (&a)[4], const Raw& r, int i, const uint32_t* grid) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint32_t signs = word(r.signs, half * 2 + i / 4);
+            const int j = i % 4;
+            const uint32_t which = levels(grid, word(r.index, half * 2 + i / 4), j)
+                | ((j < 3 ? signs << (2 - j) : signs >> 1) & 0x44444444);
+            const uint32_t plus = 0x002b1908, minus = 0x00d5e7f8;
+            a[half] = pick_bytes(plus, minus, which);
+            a[half + 2] = pick_bytes(plus, minus, which >> 16);
+        }
+    }
+};
+
+// Puts a grid for every lane into shared memory, by N_WARPS warps.
+template <uint32_t N_WARPS>
+DEVICE void spread_grid(uint32_t* to, const uint32_t* from) {
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t levels[256 / N_WARPS];
+#pragma unroll
+    for (uint32_t i = 0; i < 256 / N_WARPS; i++) levels[i] = from[N_WARPS * i + warp];
+#pragma unroll
+    for (uint32_t i = 0; i < 256 / N_WARPS; i++) to[(N_WARPS * i + warp) * (GRID_STRIDE / 4) + lane] = levels[i];
+}

@@ -226,7 +226,7 @@ impl Rows<'_> {
             return Err(unsupported(bank.gate.name(), expected, bank.gate.rows().to_string()));
         }
         let can = |b: &Bank<'_>| wide::can_experts(self.gpu, b);
-        if self.n_rows > FEW_ROWS && !add && few::can(self, bank, shared, self.n_rows) {
+        if !add && few::can(self, bank, shared, self.n_rows) {
             return few::mixture(self, bank, shared, self.n_rows).map(|()| false);
         }
         if self.n_rows > FEW_ROWS

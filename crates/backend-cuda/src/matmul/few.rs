@@ -1,4 +1,4 @@
-//! The chosen experts of more rows than a step token by token has, and fewer than fill tiles of the kernels for many:
+//! The chosen experts of more rows than one token or a draft has, and fewer than fill tiles of the kernels for many:
 //! pairs are sorted by expert, so that an expert's weights are read once for up to four of them.
 
 use backend::Result;
@@ -12,8 +12,9 @@ use super::weights::{Layout, MatrixArgs};
 use super::workspace::{RECORD_32, RECORD_256, Workspace};
 use crate::gpu::{Args, DevicePtr, Gpu, Kernel, Launch};
 
-/// Rows up to which this is quicker than the kernels for many.
+/// Rows up to which this is quicker than the kernels for many, and from which on it is quicker than pair by pair.
 const ROWS: usize = 64;
+pub(super) const ROWS_MIN: usize = 4;
 /// Pairs of a tile, as in `cuda/matmul/experts_few.cu`.
 const COLUMNS: usize = 4;
 const PLACES: Kernel = Kernel::new("matmul/experts_few", "experts_places");
@@ -83,11 +84,13 @@ pub(super) fn can(
     // Placed records lie where the results will.
     let placed = bank.gate.chunks() * RECORD_256.max(RECORD_32);
     bank.routing.is_some()
-        && n_rows <= ROWS
+        && (ROWS_MIN..=ROWS).contains(&n_rows)
         && bank.gate.layout() == bank.up.layout()
         && bank.gate.experts() <= MAX_EXPERTS
         && matrices.iter().all(|m| kernels(m.layout()).is_some())
-        && ring::has(rows.gpu, ring::FEW_EXPERTS_SHARED, matrices.into_iter())
+        && matrices
+            .into_iter()
+            .all(|m| ring::has(rows.gpu, ring::few_experts_shared(m.layout()), std::iter::once(m)))
         && records <= ws.records()
         && placed <= bank.down.rows() * 4
         && n_pairs + n_rows <= ws.result_rows(bank.down.rows())
@@ -176,7 +179,8 @@ pub(super) fn mixture(
 fn launch(gpu: &Gpu, layout: Layout, which: usize, args: &FewArgs) -> Result<()> {
     // `can` has looked.
     let Some(kernels) = kernels(layout) else { unreachable!("{layout:?}: no kernel") };
-    let launch = Launch::new(gpu.sms(), ring::THREADS).shared(ring::FEW_EXPERTS_SHARED);
+    let shared = ring::few_experts_shared(layout);
+    let launch = Launch::new(gpu.sms(), ring::THREADS).shared(shared);
     gpu.launch(&kernels[which], launch, args)
 }
 

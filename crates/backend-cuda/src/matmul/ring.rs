@@ -75,9 +75,15 @@ pub(super) const ONE_SHARED: usize =
 /// the ids of a row's experts.
 pub(super) const ONE_UP_SHARED: usize = 256 * 256 + ring_bytes(2) + 2 * 8 * WARPS * 16 * 4 + 64;
 
-/// Shared memory of `experts_few.cu`: three slots a warp, sums of two units twice, the grid of IQ2_XXS.
-pub(super) const FEW_EXPERTS_SHARED: usize =
-    ring_bytes(3) + 2 * 2 * WARPS * 64 * 4 + GRID_BYTES + WARPS * 4;
+/// Shared memory of a kernel of `experts_few.cu`: three slots a warp, of IQ2_XXS a grid for every lane and four of its
+/// smaller slots; sums of two units twice.
+pub(super) fn few_experts_shared(layout: Layout) -> usize {
+    let slots = match layout {
+        Layout::Iq2Xxs => 256 * 256 + 4 * WARPS * (2 * 1120 + 8),
+        _ => ring_bytes(3) + 16,
+    };
+    slots + 2 * 2 * WARPS * 64 * 4 + WARPS * 4
+}
 
 /// Shared memory of `experts_down_one.cu`, before the records of one row's pairs: four places a warp, sums of two
 /// panels twice, what goes to the next site, and the ids of a row's experts.
