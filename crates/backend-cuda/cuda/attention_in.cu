@@ -1,6 +1,8 @@
-// What lies between the projections of a layer's input and those of the query latent, for few rows.
+// What lies between the projections of a layer's input and those of the query latent, for few rows; and, off
+// the way to what waits for these, the mixing values of the site that the input came from.
 #include "compress.cuh"
 #include "matmul/round.cuh"
+#include "site_few.cuh"
 
 struct LatentArgs {
     Rope rope;
@@ -18,7 +20,8 @@ struct LatentArgs {
     StepView step;
     uint32_t latent_cols, n_rows, n_spans, pooled_cols;
     float eps;
-    uint32_t pad;
+    uint32_t mixes;           // whether `site` has mixing values to write
+    NextArgs site;
 };
 
 #define THREADS 512
@@ -81,16 +84,19 @@ DEVICE void finish_kv(const LatentArgs& a, uint32_t r, float* row, float* part) 
     encode_row(a.format, row, a.staged + uint64_t(r) * a.format.bytes);
 }
 
-// grid: rows for the latents, rows for the KV rows, SHARES for each span of each compressor. Shared: a
-// row.
+// grid: rows for the latents, rows for the KV rows, rows for mixing values if there are any to write, SHARES for
+// each span of each compressor. Shared: a row.
 KERNEL_EARLY(THREADS, 1, attention_in, LatentArgs) {
     DYNAMIC_SHARED(float, row);
     SHARED float part[32];
+    SHARED SiteTotals totals;
     uint32_t at = blockIdx.x;
     if (at < a.n_rows) return finish_latent(a, at, part);
     at -= a.n_rows;
     if (at < a.n_rows) return finish_kv(a, at, row, part);
     at -= a.n_rows;
+    if (a.mixes && at < a.n_rows) return mix_row(a.site, at, totals);
+    if (a.mixes) at -= a.n_rows;
     await_previous();
     const Closing all = {a.rope, a.step, a.eps};
     const uint32_t span = at / SHARES;

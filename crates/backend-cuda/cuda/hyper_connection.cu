@@ -132,7 +132,8 @@ KERNEL_EARLY(256, 4, hc_expand_sums, NextArgs) {
     for (uint32_t r = blockIdx.y; r < a.n_rows; r += gridDim.y) expand_sums(a, r, blockIdx.x, project, part);
 }
 
-// grid: (parts of 256 channels, and at a site one more, rows). The one more writes the mixing values.
+// grid: (parts of 256 channels, and at a site one more, rows). The one more writes the mixing values; it is not
+// there where another kernel does.
 KERNEL_EARLY(256, 2, hc_mix_norm, NextArgs) {
     SHARED SiteTotals totals;
     SHARED float part[32];

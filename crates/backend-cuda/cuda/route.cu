@@ -10,13 +10,16 @@ KERNEL(256, route, RouteArgs) {
     choose_rows(a, first, min(a.n_rows - first, uint32_t(CHOICE_ROWS)), reinterpret_cast<Candidate*>(scores));
 }
 
-// The logits of two experts a block, for all rows; the block that is done last chooses. grid: experts /
-// 2. Shared: as `route`; there are CHOICE_ROWS rows at
-// most. The width is made of eights.
+// The logits of two experts a block, for all rows; the block that is done last chooses. Blocks more write mixing
+// values. grid: experts / 2, and a block for each row of mixing values. Shared: as `route`; there are CHOICE_ROWS
+// rows at most. The width is made of eights.
 KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
     DYNAMIC_SHARED(float, scores);
     SHARED float sums[ROUTER_WARPS];
+    SHARED SiteTotals totals;
     SHARED uint32_t last;
+    const uint32_t routers = gridDim.x - a.n_mixes;
+    if (blockIdx.x >= routers) return mix_row(a.site, blockIdx.x - routers, totals);
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_experts = a.route.n_experts;
     const uint32_t expert = blockIdx.x * ROUTER_EXPERTS + warp / SHARE;
     const uint32_t first = 8 * (lane + 32 * (warp % SHARE)), step = 8 * 32 * SHARE;
@@ -50,7 +53,7 @@ KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
     }
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(a.done, 1u) + 1 == gridDim.x;
+    if (threadIdx.x == 0) last = atomicAdd(a.done, 1u) + 1 == routers;
     __syncthreads();
     if (!last) return;
     __threadfence();

@@ -1,6 +1,6 @@
 // Which experts a row uses and with what weight.
 #pragma once
-#include "step.cuh"
+#include "site_few.cuh"
 
 struct RouteArgs {
     const float* logits;
@@ -175,6 +175,8 @@ struct RouterArgs {
     const void* gate;         // [experts, hidden]
     uint32_t* done;           // blocks that are done: zero before and after
     uint32_t gate_type, hidden;
+    NextArgs site;            // the site of x, whose mixing values are still to be written, if any are
+    uint32_t n_mixes, pad;    // rows of them
 };
 
 #define ROUTER_WARPS 8

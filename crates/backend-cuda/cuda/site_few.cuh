@@ -301,6 +301,21 @@ struct Collapse {
     }
 };
 
+// The mixing values of row r, by a block of 256 threads or more.
+DEVICE void mix_row(const NextArgs& a, uint32_t r, SiteTotals& totals) {
+    float base[4];
+#pragma unroll
+    for (int s = 0; s < 4; s++) base[s] = a.base[s];
+    const float scale = a.scale[0];
+    fetch_line(a.base + PROJECTED - 1);
+    await_previous();
+    add_site_sums(a, r, totals);
+    if (threadIdx.x >= 32) return;
+    Collapse c;
+    c.of(a, totals.total, scale, base);
+    write_mix(a, r, totals.total, c.pre, c.inverse);
+}
+
 // Collapses, norms and rounds channel i of row r, whose streams are x.
 DEVICE void collapse_channel(const NextArgs& a, uint32_t r, uint32_t i, const float (&x)[4], float weight,
                              const Collapse& c, const float* total, float* part) {

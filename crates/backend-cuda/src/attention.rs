@@ -76,7 +76,8 @@ struct LatentArgs {
     n_spans: u32,
     pooled_cols: u32,
     eps: f32,
-    pad: u32,
+    mixes: u32,
+    site: NextArgs,
 }
 
 // SAFETY: the struct of cuda/attention_in.cu, without padding.
@@ -92,14 +93,15 @@ pub(crate) struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// See [`backend::Ops::attention`]. `next` is a site that the output may go to instead of `y`. Whether it has.
+    /// See [`backend::Ops::attention`]. `site` is that of x, if its mixing values are still to be written;
+    /// `next` one that the output may go to instead of `y`. Whether it has.
     pub(crate) fn run(
         &self,
         y: &Act<Buffer>,
         x: &Act<Buffer>,
         work: &AttentionWork<'_, Buffer, Buffer>,
         n_groups: usize,
-        next: Option<&NextArgs>,
+        (site, next): (Option<&NextArgs>, Option<&NextArgs>),
     ) -> Result<bool> {
         let (parts, w, n_rows) = (self.parts, self.w, self.step.rows.len());
         let (gpu, products, own) = (parts.gpu, parts.products, parts.projections);
@@ -109,7 +111,7 @@ impl Layer<'_> {
         if let Some(indexer) = &w.indexer {
             of_latent.push((&buffers.index_q, indexer.q_b.matrix()?));
         }
-        self.finish_latent(work)?;
+        self.finish_latent(work, site)?;
         matmul::matmul_many(gpu, products, &buffers.q_latent, &of_latent, n_rows)?;
         let picked = &*work.picked;
         // Where everything is selected nothing is picked, and the kernel sees that by itself.
@@ -159,7 +161,11 @@ impl Layer<'_> {
 
     /// Norms and rounds the query latent, stores the window rows, and lets the compressors take their
     /// inputs.
-    fn finish_latent(&self, work: &AttentionWork<'_, Buffer, Buffer>) -> Result<()> {
+    fn finish_latent(
+        &self,
+        work: &AttentionWork<'_, Buffer, Buffer>,
+        site: Option<&NextArgs>,
+    ) -> Result<()> {
         let (parts, w, buffers) = (self.parts, self.w, &*work.buffers);
         let (own, n_rows) = (parts.projections, self.step.rows.len());
         let mut inputs = Vec::new();
@@ -197,9 +203,11 @@ impl Layer<'_> {
             n_spans: n_spans as u32,
             pooled_cols: own.meeting.cols as u32,
             eps: parts.shape.config.rms_eps,
-            pad: 0,
+            mixes: u32::from(site.is_some()),
+            site: site.copied().unwrap_or_default(),
         };
-        let blocks = 2 * n_rows + if few { inputs.len() * n_spans * SHARES } else { 0 };
+        let rows = 2 + usize::from(site.is_some());
+        let blocks = rows * n_rows + if few { inputs.len() * n_spans * SHARES } else { 0 };
         // Rows of an index compressor are shorter than a head.
         let widest = inputs.iter().map(|(_, _, w)| w.width).fold(format.dim as usize, usize::max);
         parts.gpu.launch(&ATTENTION_IN, Launch::new(blocks, 512).shared(4 * widest), &args)?;

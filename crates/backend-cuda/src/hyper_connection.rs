@@ -221,13 +221,13 @@ pub(crate) fn leave_sums(
     parts.gpu.launch(&EXPAND_SUMS, launch, &args)
 }
 
-/// Collapses, norms and rounds, and writes a site's mixing values, behind [`leave_sums`].
-pub(crate) fn enter(parts: &Parts<'_>, site: &NextArgs) -> Result<()> {
+/// Collapses, norms and rounds, behind [`leave_sums`]. `mixes`: the mixing values are written too, where no
+/// other kernel does that.
+pub(crate) fn enter(parts: &Parts<'_>, site: &NextArgs, mixes: bool) -> Result<()> {
     let (hidden, n_rows) = (site.hidden as usize, site.n_rows as usize);
     let rounded = parts.products.leave_records(site.x, (1, hidden), n_rows);
     let args = NextArgs { rounded, ..*site };
-    // A site has mixing values, which one block more writes.
-    let blocks = hidden.div_ceil(256) + usize::from(args.mix != DevicePtr::NULL);
+    let blocks = hidden.div_ceil(256) + usize::from(mixes);
     parts.gpu.launch(&MIX_NORM, Launch::grid2(blocks, n_rows, 256), &args)
 }
 
@@ -241,7 +241,7 @@ pub(crate) fn head(
 ) -> Result<()> {
     let args = next_args(parts, (x, streams), &w.hc, w.norm.values()?, n_rows)?;
     leave_sums(parts, &args, None)?;
-    enter(parts, &args)
+    enter(parts, &args, false)
 }
 
 fn next_args(

@@ -54,14 +54,20 @@ impl Workspace {
     }
 }
 
-/// See [`backend::Ops::moe`]. `next` is a site that the output may go to instead of `y`. Whether it has.
+/// Whether the router's kernel can write the mixing values of the site of `x`.
+pub(crate) fn mixes(x: &Act<Buffer>, w: &MoeWeights<Cuda>, n_rows: usize) -> bool {
+    w.gate.matrix().is_ok_and(|gate| route::has_router(x, gate, n_rows))
+}
+
+/// See [`backend::Ops::moe`]. `site` is that of x, if its mixing values are still to be written, which takes
+/// [`mixes`]; `next` one that the output may go to instead of `y`. Whether it has.
 pub(crate) fn moe(
     parts: &Parts<'_>,
     y: &Act<Buffer>,
     x: &Act<Buffer>,
     w: &MoeWeights<Cuda>,
     n_rows: usize,
-    next: Option<&NextArgs>,
+    (site, next): (Option<&NextArgs>, Option<&NextArgs>),
 ) -> Result<bool> {
     let (gpu, products, work) = (parts.gpu, parts.products, parts.mixture);
     let gate = w.gate.matrix()?;
@@ -70,7 +76,7 @@ pub(crate) fn moe(
         RouterWeights::Hash { table } => Choice::Table(table.table()?),
     };
     let (routing, logits) = (&work.routing, &work.logits);
-    if !route::router(parts, routing, (logits, x), gate, &choice, n_rows)? {
+    if !route::router(parts, routing, (logits, x), gate, &choice, (site, n_rows))? {
         matmul::matmul(gpu, products, logits, x, gate, n_rows)?;
         route::route(parts, routing, logits, &choice, n_rows)?;
     }

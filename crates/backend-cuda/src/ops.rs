@@ -243,7 +243,7 @@ impl Ops for Cuda {
         if hyper_connection::is_fused(&parts, &site.hc, n_rows) {
             let site = hyper_connection::site(&parts, (x, mix), streams, site, n_rows)?;
             hyper_connection::leave_sums(&parts, &site, None)?;
-            return hyper_connection::enter(&parts, &site);
+            return hyper_connection::enter(&parts, &site, true);
         }
         if site::has_next(&parts, site, n_rows) {
             return site::next(&parts, (x, mix), streams, None, site, n_rows);
@@ -264,7 +264,7 @@ impl Ops for Cuda {
         if hyper_connection::is_fused(&parts, &next.hc, n_rows) {
             let site = hyper_connection::site(&parts, (x, mix), streams, next, n_rows)?;
             hyper_connection::leave_sums(&parts, &site, Some(y))?;
-            return hyper_connection::enter(&parts, &site);
+            return hyper_connection::enter(&parts, &site, true);
         }
         if site::has_next(&parts, next, n_rows) {
             return site::next(&parts, (x, mix), streams, Some(y), next, n_rows);
@@ -305,7 +305,7 @@ impl Ops for Cuda {
             return defaults::attention(self, y, x, w, (kv, layer), work, shape, step);
         }
         let layer = Layer { parts: &self.parts(), w, kv, layer, step };
-        layer.run(y, x, &work, shape.1, None).map(|_| ())
+        layer.run(y, x, &work, shape.1, (None, None)).map(|_| ())
     }
 
     fn layer(
@@ -363,7 +363,7 @@ impl Ops for Cuda {
         if step.rows.len() > FEW_ROWS && !matmul::has_wide(&self.gpu) {
             return defaults::moe(self, y, x, w, step);
         }
-        mixture::moe(&self.parts(), y, x, w, step.rows.len(), None).map(|_| ())
+        mixture::moe(&self.parts(), y, x, w, step.rows.len(), (None, None)).map(|_| ())
     }
 
     fn samples(&self) -> bool {

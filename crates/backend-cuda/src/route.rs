@@ -4,6 +4,7 @@ use backend::{Act, Result, Routing};
 
 use crate::Parts;
 use crate::gpu::{Args, Buffer, DevicePtr, Kernel, Launch};
+use crate::hyper_connection::NextArgs;
 use crate::matmul::Matrix;
 use crate::weight::FloatType;
 
@@ -45,6 +46,9 @@ struct RouterArgs {
     done: DevicePtr,
     gate_type: u32,
     hidden: u32,
+    site: NextArgs,
+    n_mixes: u32,
+    pad: u32,
 }
 
 // SAFETY: the struct of cuda/route.cu, without padding.
@@ -111,6 +115,7 @@ fn router_args(
     route: RouteArgs,
     (gate, ty): (DevicePtr, FloatType),
     x: &Act<Buffer>,
+    site: Option<&NextArgs>,
 ) -> RouterArgs {
     RouterArgs {
         route,
@@ -119,30 +124,35 @@ fn router_args(
         done: parts.mixture.done.ptr(),
         gate_type: ty as u32,
         hidden: x.cols as u32,
+        site: site.copied().unwrap_or_default(),
+        n_mixes: if site.is_some() { route.n_rows } else { 0 },
+        pad: 0,
     }
 }
 
-/// The logits too, for few rows and plain weights of a width in eights; otherwise nothing is done, and
-/// the answer is false.
+/// Whether [`router`] can do it: for few rows and plain weights of a width in eights.
+pub(crate) fn has_router(x: &Act<Buffer>, gate: &Matrix, n_rows: usize) -> bool {
+    gate.floats().is_some() && x.cols.is_multiple_of(8) && n_rows <= CHOICE_ROWS
+}
+
+/// The logits too, and the mixing values of the site of `x`, if it is given. Where that is not possible nothing is
+/// done, and the answer is false.
 pub(crate) fn router(
     parts: &Parts<'_>,
     routing: &Routing<Buffer, Buffer>,
     (logits, x): (&Act<Buffer>, &Act<Buffer>),
     gate: &Matrix,
     choice: &Choice,
-    n_rows: usize,
+    (site, n_rows): (Option<&NextArgs>, usize),
 ) -> Result<bool> {
-    let Some((weights, ty)) = gate.floats().filter(|_| x.cols.is_multiple_of(8)) else {
+    let Some((weights, ty)) = gate.floats().filter(|_| has_router(x, gate, n_rows)) else {
         return Ok(false);
     };
-    if n_rows > CHOICE_ROWS {
-        return Ok(false);
-    }
     let route = route_args(parts, routing, logits, choice, n_rows);
     let (_, shared) = choices(&route);
-    let args = router_args(parts, route, (weights, ty), x);
+    let args = router_args(parts, route, (weights, ty), x, site);
     let blocks = logits.cols.div_ceil(ROUTER_EXPERTS);
-    let launch = Launch::new(blocks, ROUTER_THREADS).shared(shared);
+    let launch = Launch::new(blocks + args.n_mixes as usize, ROUTER_THREADS).shared(shared);
     parts.gpu.launch(&ROUTER, launch, &args)?;
     Ok(true)
 }

@@ -391,7 +391,8 @@ pub trait Ops: Device + Sized {
 
     /// A whole layer, whose first site was entered by [`Ops::hc_enter`] or by the layer before: attention, the
     /// site between, experts, and then the site `next`, or the streams alone without one. `shape` is as
-    /// in [`Ops::attention`]. False, and nothing done, where the single operations do it as well.
+    /// in [`Ops::attention`]. Between two layers of a step `mix` need not hold what the site says: the second
+    /// finds it. False, and nothing done, where the single operations do it as well.
     #[allow(clippy::too_many_arguments)]
     fn layer(
         &mut self,

@@ -101,7 +101,10 @@ impl Sizes {
             half_records: rows.min(MANY_ROWS) * chunks,
             pairs,
             inner,
-            results: usize::from(rows >= few::ROWS_MIN) * rows * (config.n_experts_used + 1) * config.hidden,
+            results: usize::from(rows >= few::ROWS_MIN)
+                * rows
+                * (config.n_experts_used + 1)
+                * config.hidden,
             experts,
             tiles: max_tiles(pairs, experts, COLUMNS_MIN).max(few::tiles(
                 rows,
