@@ -21,7 +21,7 @@ fn main() {
     let path = args.first().expect("a model file");
     let file = Gguf::open(Path::new(path)).expect("a GGUF file");
     let config = model::Config::from_gguf(&file).expect("a DeepSeek V4 model");
-    let read = bytes_per_token(&file, &config);
+    let read = bytes_per_token(&file, &config, prompt + steps);
 
     let options = PoolOptions { threads: Some(threads), pin: false };
     let be = Cpu::new(options).expect("threads");
@@ -80,14 +80,16 @@ fn thread_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
-/// Bytes of all weights that one decoded token meets: of the experts those it uses, of the embedding
-/// nothing to speak of.
-fn bytes_per_token(file: &Gguf, config: &model::Config) -> f64 {
+/// Bytes of all weights that one decoded token meets after `context` others: of the experts those it uses, of the
+/// embedding nothing to speak of, of the indexer's queries nothing where it picks all rows.
+fn bytes_per_token(file: &Gguf, config: &model::Config, context: usize) -> f64 {
+    let picks_all = context / 4 <= config.indexer.top_k;
     let used = config.n_experts_used as f64 / config.n_experts as f64;
     let bytes = |info: &gguf::TensorInfo| {
         let bytes = file.data(info).bytes().len() as f64;
         match info.name.as_str() {
             "token_embd.weight" => 0.0,
+            name if picks_all && name.contains(".indexer.") => 0.0,
             name if name.contains("_exps.") => bytes * used,
             _ => bytes,
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use backend::{Act, Device, Error, HostKv, Ids, KvLayout, Result, Scratch, Shape, Step};
+use backend::{Act, Device, Error, HostKv, Ids, KvLayout, Result, Scratch, Shape, Step, taken};
 use model::{HostTensor, LayerKind};
 
 use crate::work::Work;
@@ -33,7 +33,7 @@ impl Device for Cpu {
     }
 
     fn alloc(&mut self, label: &'static str, rows: usize, cols: usize) -> Result<Act<Floats>> {
-        Ok(Act { buf: vec![0.0; rows * cols], rows, cols, label })
+        Ok(Act { buf: taken(rows * cols), rows, cols, label })
     }
 
     fn alloc_ids(
@@ -42,7 +42,7 @@ impl Device for Cpu {
         rows: usize,
         cols: usize,
     ) -> Result<Ids<Vec<u32>>> {
-        Ok(Ids { buf: vec![0; rows * cols], rows, cols, label })
+        Ok(Ids { buf: taken(rows * cols), rows, cols, label })
     }
 
     fn load(&mut self, tensor: &HostTensor) -> Result<Weight> {

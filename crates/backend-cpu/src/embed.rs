@@ -19,3 +19,11 @@ pub(crate) fn gather_rows(out: &mut Act<Floats>, x: &Act<Floats>, step: &Step) {
         out.copy_from_slice(&x.buf[row as usize * x.cols..][..x.cols]);
     }
 }
+
+/// Rows ascend, so that none is overwritten before it is moved.
+pub(crate) fn keep_wanted(x: &mut Act<Floats>, step: &Step) {
+    for (to, &row) in step.logit_rows.iter().enumerate() {
+        let row = row as usize * x.cols;
+        x.buf.copy_within(row..row + x.cols, to * x.cols);
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use backend::{Act, HostKv, Ids, Pooled, SpanRows, Step, kv_row};
+use backend::{Act, HostKv, Ids, Pooled, SpanRows, Step, StepRow, kv_row};
 use quant::dot::{Kernels, Out};
 
 use crate::attend::products;
@@ -23,7 +23,7 @@ pub(crate) fn index_top_k(
 ) {
     let (layout, indexer) = (kv.layout().index_row, cpu.shape.config.indexer);
     let (n_rows, k) = (step.rows.len(), ids.cols);
-    let visible = |r: usize| (step.rows[r].pos as usize + 1) / 4;
+    let visible = |r: usize| visible(&step.rows[r]);
     let Parts { pool, kernels, work, .. } = cpu;
     if (0..n_rows).all(|r| visible(r) <= k) {
         return each_row(pool, &mut ids.buf, k, n_rows, |r, ids| take_all(&mut ids[..visible(r)]));
@@ -86,6 +86,11 @@ pub(crate) fn index_top_k(
         }
         write(r, &mut first.best);
     }
+}
+
+/// Index rows that a row of a step sees.
+pub(crate) fn visible(row: &StepRow) -> usize {
+    (row.pos as usize + 1) / 4
 }
 
 fn take_all(ids: &mut [u32]) {

@@ -1,9 +1,11 @@
-//! Matrix products: the inputs are rounded once, then every thread takes a range of weight rows.
+//! Matrix products: the inputs are rounded once, then threads take ranges of weight rows.
+
+use std::ops::Range;
 
 use backend::Act;
 use quant::dot::Out;
 
-use crate::parallel::{Inputs, part, unit};
+use crate::parallel::{Inputs, PANEL, Stretches, is_many, panels, part, unit};
 use crate::work::Work;
 use crate::{Floats, Parts, Weight};
 
@@ -46,15 +48,25 @@ pub(crate) fn grouped(
     let unit = unit(group_rows, n_rows, n_threads);
     let (inputs, index) = (&inputs, &*index);
     let out = Out::new(&mut out.buf, n_rows, rows, rows);
+    let panels_of_group = group_rows.div_ceil(PANEL).max(1);
+    let stretches = Stretches::new(n_groups * panels_of_group, n_threads);
     pool.run(|thread| {
         let mut work = Work::thread(threads, thread);
-        for group in 0..n_groups {
-            let range = part(group_rows, unit, thread, n_threads);
+        let mut multiply = |group: usize, range: Range<usize>| {
             let (start, end) = (group * group_rows + range.start, group * group_rows + range.end);
             let acts = inputs.acts(weights.ty(), &index[group * n_rows..][..n_rows]);
             // SAFETY: threads have different ranges of weight rows, which are columns here.
             let mut out = unsafe { out.tile(0..n_rows, start..end) };
             kernels.matmul(&weights.slice(start, end), &acts, &mut out, &mut work.kernels);
+        };
+        if is_many(n_rows) {
+            while let Some(units) = stretches.take() {
+                for group in units.start / panels_of_group..units.end.div_ceil(panels_of_group) {
+                    multiply(group, panels(&units, group * panels_of_group, group_rows));
+                }
+            }
+        } else {
+            (0..n_groups).for_each(|g| multiply(g, part(group_rows, unit, thread, n_threads)));
         }
     });
 }

@@ -243,7 +243,26 @@ impl Ops for Cpu {
         w: &AttentionWeights<Self>,
         step: &Step,
     ) -> Result<()> {
-        attn_in::attn_in(self, out, x, w, step)
+        attn_in::attn_in(self, out, (x, attn_in::Of::All), w, step)
+    }
+
+    fn attn_kv(
+        &mut self,
+        out: &mut AttentionBuffers<Floats>,
+        x: &Act<Floats>,
+        w: &AttentionWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        attn_in::attn_in(self, out, (x, attn_in::Of::Staged), w, step)
+    }
+
+    fn narrows(&self) -> bool {
+        true
+    }
+
+    fn keep_wanted(&mut self, x: &mut Act<Floats>, step: &Step) -> Result<()> {
+        embed::keep_wanted(x, step);
+        Ok(())
     }
 
     fn moe(

@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use quant::TensorType;
 use quant::dot::{ActFormat, Acts, Kernels, RoundedRows};
@@ -13,6 +15,44 @@ pub(crate) fn part(len: usize, unit: usize, i: usize, n: usize) -> Range<usize> 
     let units = len.div_ceil(unit);
     let cut = |i: usize| (units * i / n * unit).min(len);
     cut(i)..cut(i + 1)
+}
+
+/// Weight rows that the kernels for many activation rows unpack together.
+pub(crate) const PANEL: usize = 128;
+
+/// Whether so many activation rows take the kernels for many: weight rows are then given out by [`Stretches`].
+pub(crate) fn is_many(act_rows: usize) -> bool {
+    act_rows > 16
+}
+
+/// Units of work that threads take in stretches: large ones first, within which weights are fetched ahead, then
+/// ever smaller ones, so that nobody waits long for a thread with slower units or less of a processor.
+pub(crate) struct Stretches {
+    next: AtomicUsize,
+    units: usize,
+    threads: usize,
+}
+
+impl Stretches {
+    pub(crate) fn new(units: usize, threads: usize) -> Self {
+        Self { next: AtomicUsize::new(0), units, threads }
+    }
+
+    /// The next units that nobody has; `None` when there are no more.
+    pub(crate) fn take(&self) -> Option<Range<usize>> {
+        let end = |first: usize| {
+            let left = self.units.checked_sub(first).filter(|left| *left > 0)?;
+            Some(first + (left / (2 * self.threads)).max(1))
+        };
+        let first = self.next.fetch_update(Relaxed, Relaxed, end).ok()?;
+        Some(first..end(first)?)
+    }
+}
+
+/// The weight rows of `units` panels, of those that stand from `first_unit` on for `rows` rows.
+pub(crate) fn panels(units: &Range<usize>, first_unit: usize, rows: usize) -> Range<usize> {
+    let row = |unit: usize| (unit.saturating_sub(first_unit) * PANEL).min(rows);
+    row(units.start)..row(units.end)
 }
 
 /// A slice of which every thread takes other rows.
@@ -146,7 +186,25 @@ pub(crate) fn unit(weight_rows: usize, act_rows: usize, threads: usize) -> usize
 
 #[cfg(test)]
 mod tests {
-    use super::part;
+    use super::{PANEL, Stretches, panels, part};
+
+    #[test]
+    fn stretches_of_panels_cover_every_row_once() {
+        // Two matrices, one after another.
+        for (a, b, threads) in [(1000, 128, 2), (1, 0, 3), (129, 4096, 1), (5000, 5000, 8)] {
+            let second = usize::div_ceil(a, PANEL);
+            let stretches = Stretches::new(second + usize::div_ceil(b, PANEL), threads);
+            let (mut next_a, mut next_b) = (0, 0);
+            while let Some(units) = stretches.take() {
+                assert!(!units.is_empty());
+                let (of_a, of_b) = (panels(&units, 0, a), panels(&units, second, b));
+                assert_eq!(of_a.start, next_a);
+                assert!(of_b.is_empty() || of_b.start == next_b);
+                (next_a, next_b) = (of_a.end, next_b.max(of_b.end));
+            }
+            assert_eq!((next_a, next_b), (a, b));
+        }
+    }
 
     #[test]
     fn parts_cover_everything_once() {

@@ -7,7 +7,7 @@ use backend::Act;
 use quant::TensorType;
 use quant::dot::{Out, Weights};
 
-use crate::parallel::{Inputs, unit};
+use crate::parallel::{Inputs, PANEL, Stretches, is_many, panels, unit};
 use crate::work::Work;
 use crate::{Floats, Parts, Weight};
 
@@ -68,16 +68,29 @@ pub(crate) fn of_one_input<const N: usize>(
     index.clear();
     index.extend(0..n_rows as u32);
     let (inputs, index, products) = (&inputs, &*index, &products);
+    let n_panels = |product: &Product<'_>| product.weights.rows().div_ceil(PANEL);
+    let all_panels = products.iter().flatten().map(n_panels).sum();
+    let stretches = Stretches::new(all_panels, n_threads);
     pool.run(|thread| {
         let mut work = Work::thread(threads, thread);
-        let (start, end) = (bytes * thread / n_threads, bytes * (thread + 1) / n_threads);
-        for product in products.iter().flatten() {
-            let range = product.range(start, end);
+        let mut multiply = |product: &Product<'_>, range: Range<usize>| {
             let weights = product.weights.slice(range.start, range.end);
             let acts = inputs.acts(weights.ty(), index);
             // SAFETY: threads have different ranges of weight rows, which are columns here.
             let mut out = unsafe { product.out.tile(0..n_rows, range) };
             kernels.matmul(&weights, &acts, &mut out, &mut work.kernels);
+        };
+        if is_many(n_rows) {
+            while let Some(units) = stretches.take() {
+                let mut first = 0;
+                for product in products.iter().flatten() {
+                    multiply(product, panels(&units, first, product.weights.rows()));
+                    first += n_panels(product);
+                }
+            }
+        } else {
+            let (start, end) = (bytes * thread / n_threads, bytes * (thread + 1) / n_threads);
+            products.iter().flatten().for_each(|p| multiply(p, p.range(start, end)));
         }
     });
 }

@@ -1,15 +1,16 @@
 //! The chosen experts of every row, summed in selection order.
 //!
 //! Rows are sorted by expert, so that each expert's weights are read once for all of its rows; every
-//! thread takes a range of weight rows of every expert.
+//! thread takes a range of weight rows of every expert, or, of many rows, panels of all experts in turn.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use backend::{Act, Error, ExpertWeights, Result, Routing, Step};
 use quant::dot::{Kernels, Out};
 
 use crate::device::NAME;
-use crate::parallel::{Inputs, each_row, part, unit};
+use crate::parallel::{Inputs, PANEL, Stretches, each_row, is_many, panels, part, unit};
 use crate::pool::Pool;
 use crate::work::{EXPERT_ROWS, ExpertWork, ThreadWork, Work};
 use crate::{Cpu, Floats, Parts};
@@ -34,7 +35,8 @@ pub(crate) fn routed_experts(
         let values = &x.buf[first * x.cols..][..n_rows * x.cols];
         let mut inputs = Inputs { values, cols: x.cols, rounded };
         inputs.round(pool, kernels, &[w.gate.tensor.ty, w.up.tensor.ty]);
-        let mut block = Block { pool, kernels, threads, weights: w };
+        let many = is_many(step.rows.len());
+        let mut block = Block { pool, kernels, threads, weights: w, many };
         let scales = &routing.weights.buf[first * used..][..n_rows * used];
         block.gate_and_up(&inputs, experts, scales);
         block.down(experts, n_rows * used);
@@ -80,6 +82,8 @@ struct Block<'a> {
     kernels: Kernels,
     threads: &'a [Mutex<ThreadWork>],
     weights: &'a ExpertWeights<Cpu>,
+    /// Whether threads take panels of all experts' rows in turn, and not a range of every expert's.
+    many: bool,
 }
 
 impl Block<'_> {
@@ -91,11 +95,10 @@ impl Block<'_> {
         let n_pairs = scales.len();
         let gates = Out::new(gate, n_pairs, inner, inner);
         let ups = Out::new(up, n_pairs, inner, inner);
-        let n_threads = self.pool.threads();
+        let shares = Shares::new(self, starts, inner);
         self.pool.run(|thread| {
             let mut work = Work::thread(threads, thread);
-            for (expert, from, n) in used_experts(starts) {
-                let range = part(inner, unit(inner, n, n_threads), thread, n_threads);
+            shares.each(thread, |(expert, from, n), range| {
                 // SAFETY: threads have different columns, experts different rows.
                 let [mut gate, mut up] =
                     [&gates, &ups].map(|out| unsafe { out.tile(from..from + n, range.clone()) });
@@ -108,7 +111,7 @@ impl Block<'_> {
                     let scale = scales[pairs[from + i] as usize];
                     kernels.swiglu(gate.row_mut(i), up.row_mut(i), w.clamp, scale);
                 }
-            }
+            });
         });
     }
 
@@ -121,18 +124,17 @@ impl Block<'_> {
         let mut inputs = Inputs { values, cols: inner, rounded };
         inputs.round(self.pool, kernels, &[w.down.tensor.ty]);
         let out = Out::new(out, n_pairs, hidden, hidden);
-        let n_threads = self.pool.threads();
         let (inputs, identity) = (&inputs, &*identity);
+        let shares = Shares::new(self, starts, hidden);
         self.pool.run(|thread| {
             let mut work = Work::thread(threads, thread);
-            for (expert, from, n) in used_experts(starts) {
-                let range = part(hidden, unit(hidden, n, n_threads), thread, n_threads);
+            shares.each(thread, |(expert, from, n), range| {
                 let matrix = w.down.matrix(expert).slice(range.start, range.end);
                 let acts = inputs.acts(matrix.ty(), &identity[from..from + n]);
                 // SAFETY: threads have different columns, experts different rows.
                 let mut out = unsafe { out.tile(from..from + n, range) };
                 kernels.matmul(&matrix, &acts, &mut out, &mut work.kernels);
-            }
+            });
         });
     }
 
@@ -150,6 +152,45 @@ impl Block<'_> {
                 out.iter_mut().zip(&beside[r * hidden..]).for_each(|(o, y)| *o += y);
             }
         });
+    }
+}
+
+/// Which weight rows of which experts a thread multiplies.
+struct Shares<'a> {
+    starts: &'a [u32],
+    rows: usize,
+    n_threads: usize,
+    /// Panels of all experts, where threads take them in turn.
+    stretches: Option<Stretches>,
+}
+
+impl<'a> Shares<'a> {
+    /// Of matrices of `rows` weight rows.
+    fn new(block: &Block<'_>, starts: &'a [u32], rows: usize) -> Self {
+        let n_threads = block.pool.threads();
+        let units = used_experts(starts).count() * rows.div_ceil(PANEL);
+        let stretches = block.many.then(|| Stretches::new(units, n_threads));
+        Self { starts, rows, n_threads, stretches }
+    }
+
+    /// Calls `work` with an expert, its first pair and number of pairs, and a range of its weight rows.
+    fn each(&self, thread: usize, mut work: impl FnMut((usize, usize, usize), Range<usize>)) {
+        let Self { starts, rows, n_threads, .. } = *self;
+        let Some(stretches) = &self.stretches else {
+            return used_experts(starts).for_each(|expert| {
+                let unit = unit(rows, expert.2, n_threads);
+                work(expert, part(rows, unit, thread, n_threads));
+            });
+        };
+        let panels_of_one = rows.div_ceil(PANEL);
+        while let Some(units) = stretches.take() {
+            for (i, expert) in used_experts(starts).enumerate() {
+                let range = panels(&units, i * panels_of_one, rows);
+                if !range.is_empty() {
+                    work(expert, range);
+                }
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use backend::Shape;
+use backend::{Shape, taken};
 use quant::dot::Scratch;
 
 use crate::parallel::Rounded;
@@ -107,9 +107,9 @@ impl Work {
                 pairs: vec![0; n.pairs],
                 rows: vec![0; n.pairs],
                 starts: vec![0; c.n_experts + 1],
-                gate: vec![0.0; n.pairs * c.expert_inner],
-                up: vec![0.0; n.pairs * c.expert_inner],
-                out: vec![0.0; n.pairs * c.hidden],
+                gate: taken(n.pairs * c.expert_inner),
+                up: taken(n.pairs * c.expert_inner),
+                out: taken(n.pairs * c.hidden),
                 places: vec![0; n.pairs],
                 next: vec![0; c.n_experts],
                 identity: (0..n.pairs as u32).collect(),

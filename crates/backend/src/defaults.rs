@@ -88,6 +88,21 @@ pub fn attention<D: Ops>(
     step: &Step,
 ) -> Result<()> {
     be.attn_in(buffers, x, w, step)?;
+    stage(be, w, (kv, layer), buffers, step)?;
+    attend_staged(be, y, w, (kv, layer), AttentionWork { buffers, picked }, shape, step)
+}
+
+/// The rows that a layer adds to KV, from what [`Ops::attn_in`] or [`Ops::attn_kv`] left in `buffers`.
+///
+/// # Errors
+/// The backend's.
+pub fn stage<D: Ops>(
+    be: &mut D,
+    w: &AttentionWeights<D>,
+    (kv, layer): (&mut D::Kv, usize),
+    buffers: &AttentionBuffers<D::Buf>,
+    step: &Step,
+) -> Result<()> {
     be.stage_window(kv, layer, &buffers.kv, step)?;
     if let Some(compressor) = &w.compressor {
         let input = if w.kind == LayerKind::Csa { &buffers.csa } else { &buffers.hca };
@@ -96,6 +111,24 @@ pub fn attention<D: Ops>(
     if let Some(indexer) = &w.indexer {
         let compressor = &indexer.compressor;
         be.compress(kv, layer, Pooled::Index, &buffers.index, compressor, &w.rope, step)?;
+    }
+    Ok(())
+}
+
+/// What [`Ops::attention`] does once a step's rows are staged.
+///
+/// # Errors
+/// The backend's.
+pub fn attend_staged<D: Ops>(
+    be: &mut D,
+    y: &mut Act<D::Buf>,
+    w: &AttentionWeights<D>,
+    (kv, layer): (&D::Kv, usize),
+    AttentionWork { buffers, picked }: AttentionWork<'_, D::Buf, D::IdBuf>,
+    shape: (usize, usize),
+    step: &Step,
+) -> Result<()> {
+    if w.indexer.is_some() {
         let queries = (&buffers.index_q, &buffers.index_weights);
         be.index_top_k(picked, kv, layer, queries, step)?;
     }
@@ -106,6 +139,19 @@ pub fn attention<D: Ops>(
     };
     be.attend(&mut buffers.heads, &buffers.q, kv, layer, selected, &w.sinks, step)?;
     be.attn_out(y, &mut buffers.heads, w, shape, step)
+}
+
+/// See [`Ops::keep_wanted`].
+///
+/// # Errors
+/// The backend's.
+pub fn keep_wanted<D: Ops>(be: &mut D, x: &mut Act<D::Buf>, step: &Step) -> Result<()> {
+    let mut values = vec![0.0; x.cols];
+    for (to, &row) in step.logit_rows.iter().enumerate() {
+        be.read(x, row as usize, &mut values)?;
+        be.write(x, to, &values)?;
+    }
+    Ok(())
 }
 
 /// See [`Ops::attn_out`].

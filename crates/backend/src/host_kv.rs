@@ -358,8 +358,8 @@ impl LayerKv {
 }
 
 /// Zeros that are there: the system gives memory when it is first written, and a store that grew
-/// with every conversation could run out of it in the middle of one.
-fn taken<T: Copy + Default>(n: usize) -> Vec<T> {
+/// with every conversation could run out of it in the middle of one. A first prompt does not wait for it either.
+pub fn taken<T: Copy + Default>(n: usize) -> Vec<T> {
     const SYSTEM_PAGE: usize = 4096;
     let mut values = vec![T::default(); n];
     for part in values.chunks_mut(SYSTEM_PAGE / size_of::<T>()) {

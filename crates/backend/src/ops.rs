@@ -349,6 +349,28 @@ pub trait Ops: Device + Sized {
         defaults::attn_in(self, out, x, w, step)
     }
 
+    /// What of [`Ops::attn_in`] is staged: the KV row and the inputs of compressors. The rest is left unspecified.
+    fn attn_kv(
+        &mut self,
+        out: &mut AttentionBuffers<Self::Buf>,
+        x: &Act<Self::Buf>,
+        w: &AttentionWeights<Self>,
+        step: &Step,
+    ) -> Result<()> {
+        self.attn_in(out, x, w, step)
+    }
+
+    /// Whether operations take a step that [`Step::keep_wanted`] made, of which the last layer needs no other
+    /// rows once KV is staged.
+    fn narrows(&self) -> bool {
+        false
+    }
+
+    /// Moves the rows of `x` that want logits to its front, in their order.
+    fn keep_wanted(&mut self, x: &mut Act<Self::Buf>, step: &Step) -> Result<()> {
+        defaults::keep_wanted(self, x, step)
+    }
+
     /// Turns the heads back, then the grouped and the full output projection.
     fn attn_out(
         &mut self,

@@ -117,6 +117,17 @@ impl Step {
         self.rows.extend(tokens.iter().enumerate().map(row));
     }
 
+    /// Makes this the rows of `whole` that want logits. They read what `whole` has staged, so spans, pages and what
+    /// is found by them stay those of `whole`: spans no longer say which rows there are. Allocates nothing while
+    /// the capacity lasts.
+    pub fn keep_wanted(&mut self, whole: &Self) {
+        self.clear();
+        self.rows.extend(whole.logit_rows.iter().map(|&row| whole.rows[row as usize]));
+        self.spans.extend_from_slice(&whole.spans);
+        self.pages.extend_from_slice(&whole.pages);
+        self.logit_rows.extend(0..whole.logit_rows.len() as u32);
+    }
+
     /// Rows covered by `count`.
     pub fn count(&self, count: Count) -> usize {
         match count {
@@ -134,5 +145,25 @@ impl Step {
     /// The page table of a span.
     pub fn pages_of(&self, span: &SlotSpan) -> &[u32] {
         &self.pages[span.first_page as usize..(span.first_page + span.n_pages) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wanted_rows_keep_their_positions_and_spans() {
+        let mut whole = Step::default();
+        whole.push_span(3, 8, &[10, 11, 12], &[5]);
+        whole.push_span(1, 0, &[20, 21], &[]);
+        whole.logit_rows.extend([2, 3]);
+        let mut wanted = Step::default();
+        wanted.keep_wanted(&whole);
+        wanted.keep_wanted(&whole);
+        let rows = [(0, 10, 12), (1, 0, 20)].map(|(span, pos, token)| StepRow { span, pos, token });
+        assert_eq!((&wanted.rows[..], &wanted.logit_rows[..]), (&rows[..], &[0, 1][..]));
+        assert_eq!(wanted.span_of(1), whole.span_of(3));
+        assert_eq!(wanted.pages_of(wanted.span_of(0)), [5]);
     }
 }

@@ -30,6 +30,8 @@ pub struct Core<B: Ops> {
     pub(crate) cache: Cache,
     pub(crate) slots: Vec<Slot>,
     pub(crate) step: Step,
+    /// The rows of `step` that want something, where the others are not needed to the end.
+    wanted: Step,
     pub(crate) logits: Vec<f32>,
     /// Rows of the last feed whose tokens were chosen, by their place among those that want something.
     draws: Vec<(u32, Draw)>,
@@ -127,7 +129,8 @@ impl<B: Ops> Core<B> {
         let mut core = Self {
             cache: cache(&fingerprint, &config, &options),
             slots: (0..options.n_slots).map(|_| Slot::new(&options)).collect(),
-            step: empty_step(&options),
+            step: empty_step(&options, options.step_rows),
+            wanted: empty_step(&options, options.logit_rows),
             logits: vec![0.0; options.logit_rows * config.n_vocab],
             draws: Vec::with_capacity(options.logit_rows),
             chosen: vec![0; options.logit_rows],
@@ -229,14 +232,6 @@ impl<B: Ops> Core<B> {
         self.step.logit_rows.len()
     }
 
-    /// Residual streams of row `row` of the last feed, `[streams · hidden]`, after the last layer.
-    ///
-    /// # Errors
-    /// The device is lost.
-    pub fn read_streams(&mut self, row: usize, out: &mut [f32]) -> Result<()> {
-        Ok(self.be.read(&self.acts.streams, row, out)?)
-    }
-
     /// Appends the first `accepted[i]` tokens of the `i`-th feed to its sequence; the rest leaves
     /// no trace.
     ///
@@ -300,12 +295,19 @@ impl<B: Ops> Core<B> {
         let (be, acts, step) = (&mut self.be, &mut self.acts, &self.step);
         be.begin(step)?;
         be.embed(&mut acts.streams, &self.weights.embedding, step)?;
+        // A draft block follows all rows to the end.
+        let narrows = be.narrows() && self.mtp.is_none() && step.logit_rows.len() < step.rows.len();
+        let wanted = narrows.then(|| {
+            self.wanted.keep_wanted(step);
+            &self.wanted
+        });
         let (config, stop) = (&self.config, self.stop.as_deref());
-        layers(be, config, &self.weights.layers, (0, stop), &mut self.kv, acts, step)?;
+        let (weights, kv) = (&self.weights.layers, &mut self.kv);
+        layers(be, config, weights, (0, stop), kv, acts, (step, wanted))?;
         let n_logits = step.logit_rows.len();
         if n_logits > 0 {
             let (head, output) = (&self.weights.head, &self.weights.output);
-            be.head(&mut acts.logits, &acts.streams, head, output, step)?;
+            be.head(&mut acts.logits, &acts.streams, head, output, wanted.unwrap_or(step))?;
         }
         be.submit()?;
         // Only what is wanted comes to the host.
@@ -385,9 +387,9 @@ fn cache(fingerprint: &[u8; 32], config: &Config, options: &Options) -> Cache {
     Cache::new(root, options.n_pages(), plan::anchor_budget(config, options))
 }
 
-fn empty_step(options: &Options) -> Step {
+fn empty_step(options: &Options, rows: usize) -> Step {
     let pages = options.n_slots * options.pages_per_slot();
-    Step::with_capacity(options.step_rows, options.n_slots, pages, options.logit_rows)
+    Step::with_capacity(rows, options.n_slots, pages, options.logit_rows)
 }
 
 fn missing_draft() -> Error {

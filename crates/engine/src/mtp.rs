@@ -210,7 +210,7 @@ impl<B: Ops> Mtp<B> {
         join_streams(&mut self.normed, n);
         result?;
         be.hc_expand(&mut acts.streams, &self.token_projected, &self.spread, step)?;
-        layers(be, config, &self.block, (self.layer, None), kv, acts, step)?;
+        layers(be, config, &self.block, (self.layer, None), kv, acts, (step, None))?;
         Ok(be.submit()?)
     }
 }

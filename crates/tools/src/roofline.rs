@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use gguf::Gguf;
-use model::{Config, classify};
+use model::{Config, Role, classify};
 use quant::TensorType;
 use quant::dot::{ActFormat, Acts, Kernels, Out, RoundedRows, Scratch, Weights};
 
@@ -19,10 +19,8 @@ pub struct Roofline {
     config: Config,
     /// Work of one decoded token.
     pub work: Work,
-    /// Bytes of all weights but the embedding.
-    all_bytes: u64,
-    /// Operations by storage type.
-    flops: Vec<(TensorType, u64)>,
+    /// Tensors of the main model.
+    specs: Vec<TensorSpec>,
 }
 
 /// What a machine can do at most, measured.
@@ -40,31 +38,62 @@ impl Roofline {
         let main = gguf.tensors().iter().filter_map(|info| {
             let class = classify(&info.name);
             let draft = class.draft || class.block.is_some_and(|b| b >= config.n_layers());
-            (!draft && class.role != model::Role::Other).then(|| spec_of(info, class.role))
+            (!draft && class.role != Role::Other).then(|| spec_of(info, class.role))
         });
         let specs: Vec<TensorSpec> = main.collect();
-        let mut flops: Vec<(TensorType, u64)> = Vec::new();
-        for spec in &specs {
-            let n = spec.flops_per_token(config);
-            match flops.iter_mut().find(|(ty, _)| *ty == spec.ty) {
-                Some((_, sum)) => *sum += n,
-                None => flops.push((spec.ty, n)),
-            }
-        }
-        flops.retain(|(_, n)| *n > 0);
-        let embedding = |spec: &&TensorSpec| spec.role != model::Role::Embedding;
-        let all_bytes = specs.iter().filter(embedding).map(TensorSpec::bytes).sum();
-        Self { config: config.clone(), work: Work::of(config, &specs), all_bytes, flops }
+        Self { config: config.clone(), work: Work::of(config, &specs), specs }
     }
 
     /// Bytes of weights and KV that decoding a token reads after `context` tokens.
     pub fn decode_bytes(&self, context: usize) -> u64 {
-        self.work.bytes + kv::read_per_token(&self.config, RowFormat::Model, context as u64)
+        let kv = kv::read_per_token(&self.config, RowFormat::Model, context as u64);
+        self.weight_bytes(context) + kv
+    }
+
+    /// Bytes of weights that it reads: the indexer's queries are for a choice, and while it picks every row there
+    /// is none.
+    fn weight_bytes(&self, context: usize) -> u64 {
+        let unread = |spec: &TensorSpec| !self.is_needed(spec, context);
+        let unread = self.specs.iter().filter(|spec| unread(spec));
+        self.work.bytes - unread.map(|spec| spec.bytes_per_token(&self.config)).sum::<u64>()
+    }
+
+    fn is_needed(&self, spec: &TensorSpec, context: usize) -> bool {
+        spec.role != Role::Indexer || (context + 1) / 4 > self.config.indexer.top_k
     }
 
     /// Operations of one token after `context` tokens.
     pub fn flops(&self, context: usize) -> u64 {
-        self.work.flops + kv::flops_per_token(&self.config, context as u64)
+        let needed = self.specs.iter().filter(|spec| self.is_needed(spec, context));
+        needed.map(|spec| spec.flops_per_token(&self.config)).sum::<u64>()
+            + kv::flops_per_token(&self.config, context as u64)
+    }
+
+    /// Operations of one of the `n` tokens of a prompt, in the middle and without what only its last token needs:
+    /// of the last layer all but its KV rows, and logits.
+    pub fn prompt_flops(&self, context: usize, n: usize) -> u64 {
+        let (c, middle) = (&self.config, context + n / 2);
+        let last_only =
+            |spec: &&TensorSpec| self.is_needed(spec, middle) && self.is_last_only(spec);
+        let last_only = self.specs.iter().filter(last_only).map(|spec| spec.flops_per_token(c));
+        let mut last_layer = c.clone();
+        last_layer.layers.drain(..c.n_layers().saturating_sub(1));
+        let attention = kv::flops_per_token(&last_layer, middle as u64);
+        let spared = last_only.sum::<u64>() + attention;
+        self.flops(middle) - spared * (n as u64).saturating_sub(1) / n.max(1) as u64
+    }
+
+    fn is_last_only(&self, spec: &TensorSpec) -> bool {
+        let block = classify(&spec.name).block;
+        let name = |part| spec.name.contains(part);
+        match spec.role {
+            Role::Head => true,
+            Role::HyperConnection if name(".hc_attn_") => false,
+            Role::Attention if name(".attn_kv.") => false,
+            Role::Compressor => false,
+            Role::HyperConnection if block.is_none() => true,
+            _ => block.is_some_and(|block| block + 1 == self.config.n_layers()),
+        }
     }
 
     /// Tokens a second that the memory allows.
@@ -75,18 +104,21 @@ impl Roofline {
     /// Tokens a second of `streams` sequences at once that the memory allows: dense weights are read
     /// once a step, and every expert that one of them wants, if they choose independently.
     pub fn decode_streams(&self, ceilings: Ceilings, context: usize, streams: usize) -> f64 {
-        let kv = self.decode_bytes(context) - self.work.bytes;
-        let bytes = self.step_bytes(streams) + streams as f64 * kv as f64;
+        let kv = self.decode_bytes(context) - self.weight_bytes(context);
+        let bytes = self.step_bytes(context, streams) + streams as f64 * kv as f64;
         streams as f64 * ceilings.bandwidth * 1e9 / bytes
     }
 
     /// Bytes of weights that a step of `rows` tokens reads, if each is read once and rows choose
     /// experts independently.
-    fn step_bytes(&self, rows: usize) -> f64 {
+    fn step_bytes(&self, context: usize, rows: usize) -> f64 {
         let c = &self.config;
+        let read =
+            |spec: &&TensorSpec| spec.role != Role::Embedding && self.is_needed(spec, context);
+        let all: u64 = self.specs.iter().filter(read).map(TensorSpec::bytes).sum();
         let missed = 1.0 - c.n_experts_used as f64 / c.n_experts as f64;
         let experts = self.work.expert_bytes as f64 * c.n_experts as f64 / c.n_experts_used as f64;
-        let dense = self.all_bytes as f64 - experts;
+        let dense = all as f64 - experts;
         dense + experts * (1.0 - missed.powi(rows as i32))
     }
 
@@ -94,8 +126,8 @@ impl Roofline {
     /// read each weight that it needs once and computed meanwhile.
     pub fn prefill(&self, ceilings: Ceilings, context: usize, n: usize, chunk: usize) -> f64 {
         let seconds = |rows: usize| {
-            let reading = self.step_bytes(rows) / (ceilings.bandwidth * 1e9);
-            let flops = rows as f64 * self.flops(context + n / 2) as f64;
+            let reading = self.step_bytes(context + n / 2, rows) / (ceilings.bandwidth * 1e9);
+            let flops = rows as f64 * self.prompt_flops(context, n) as f64;
             ceilings.arithmetic.map_or(reading, |rate| reading.max(flops / (rate * 1e9)))
         };
         let whole = n / chunk;
@@ -106,9 +138,18 @@ impl Roofline {
     /// GFLOP/s that `n_threads` threads reach on this model's types when nothing has to come from
     /// memory: each type's share of the operations at the rate of its product kernel.
     pub fn arithmetic(&self, n_threads: NonZeroUsize) -> f64 {
-        let total: u64 = self.flops.iter().map(|(_, n)| n).sum();
+        let mut flops: Vec<(TensorType, u64)> = Vec::new();
+        for spec in &self.specs {
+            let n = spec.flops_per_token(&self.config);
+            match flops.iter_mut().find(|(ty, _)| *ty == spec.ty) {
+                Some((_, sum)) => *sum += n,
+                None => flops.push((spec.ty, n)),
+            }
+        }
+        flops.retain(|(_, n)| *n > 0);
+        let total: u64 = flops.iter().map(|(_, n)| n).sum();
         let time = |&(ty, n): &(TensorType, u64)| n as f64 / product_rate(ty, n_threads.get());
-        total as f64 / self.flops.iter().map(time).sum::<f64>()
+        total as f64 / flops.iter().map(time).sum::<f64>()
     }
 }
 
@@ -182,7 +223,7 @@ mod tests {
         let roofline = mid();
         let memory = Ceilings { bandwidth: 10.0, arithmetic: None };
         let decode = roofline.decode(memory, 0);
-        assert!((decode * roofline.work.bytes as f64 / 1e10 - 1.0).abs() < 1e-9, "{decode}");
+        assert!((decode * roofline.weight_bytes(0) as f64 / 1e10 - 1.0).abs() < 1e-9, "{decode}");
         let alone = roofline.decode_streams(memory, 8192, 1) / roofline.decode(memory, 8192);
         assert!((alone - 1.0).abs() < 0.02, "{alone}");
         let eight = roofline.decode_streams(memory, 8192, 8) / roofline.decode(memory, 8192);
@@ -191,11 +232,34 @@ mod tests {
         let one = roofline.prefill(memory, 0, 1, 1);
         assert!((one / decode - 1.0).abs() < 0.02, "{one} {decode}");
         let many = roofline.prefill(memory, 0, 512, 512);
-        assert!((many / (512.0 * 1e10 / roofline.all_bytes as f64) - 1.0).abs() < 0.01, "{many}");
+        let once = roofline.step_bytes(0, 1 << 16);
+        assert!((many / (512.0 * 1e10 / once) - 1.0).abs() < 0.01, "{many}");
         let both = Ceilings { arithmetic: Some(100.0), ..memory };
         let computed = roofline.prefill(both, 0, 512, 512);
-        let flops = 100e9 / roofline.flops(256) as f64;
+        let flops = 100e9 / roofline.prompt_flops(0, 512) as f64;
         assert!((computed / flops - 1.0).abs() < 1e-9, "{computed} {flops}");
+    }
+
+    /// By hand, from the shape: 8 layers of 4096 channels, 6 experts and a shared one of 2048.
+    #[test]
+    fn work_that_nobody_needs_is_not_counted() {
+        let roofline = mid();
+        let queries = 3 * (1024 * 8192 + 4096 * 64);
+        let skipped = roofline.flops(1 << 20) - kv::flops_per_token(&roofline.config, 1 << 20);
+        let skipped = skipped - (roofline.flops(0) - kv::flops_per_token(&roofline.config, 0));
+        assert_eq!(skipped, 2 * queries);
+        assert_eq!(roofline.weight_bytes(1 << 20) - roofline.weight_bytes(0), 2 * queries);
+        // One token is the last one.
+        assert_eq!(roofline.prompt_flops(0, 1), roofline.flops(0));
+        // The last layer's queries, output, experts, router and second mixing; the head's mixing and matrix.
+        let layer = 4096 * 1024 + 1024 * 32768 + 4096 * 8192 + 8192 * 4096;
+        let layer = layer + 7 * 3 * 4096 * 2048 + 32 * 4096 + 24 * 4 * 4096;
+        let head = 4 * 4 * 4096 + 4096 * 4096;
+        let spared = roofline.flops(512) - roofline.prompt_flops(0, 1024);
+        let mut last = roofline.config.clone();
+        last.layers.drain(..7);
+        let attention = kv::flops_per_token(&last, 512);
+        assert_eq!(spared, (2 * (layer + head) + attention) * 1023 / 1024);
     }
 
     #[test]

@@ -276,7 +276,8 @@ impl Args {
         if let Some(speed) = m.prefill {
             let (at, n, chunk) = (m.prefill_context, self.prompt as usize, self.chunk.get());
             let roof = ceilings.map(|c| roofline.prefill(c, at, n, chunk));
-            report.prefill.push(entry(at, n, speed, roof));
+            let flops_per_token = roofline.prompt_flops(at, n);
+            report.prefill.push(Entry { flops_per_token, ..entry(at, n, speed, roof) });
         }
     }
 

@@ -100,8 +100,9 @@ fn expand_wide<const N: usize>(last: &Expand<'_>, first: usize, streams: &mut [f
     }
 }
 
+/// Channel `i` of all streams.
 #[inline(always)]
-fn expand_one(last: &Expand<'_>, i: usize, streams: &mut [f32]) {
+pub(crate) fn expand_one(last: &Expand<'_>, i: usize, streams: &mut [f32]) {
     let Expand { y, post, comb } = last;
     let (n, hidden) = (post.len(), y.len());
     let mut old = [0f32; Expand::STREAMS_MAX];
@@ -140,27 +141,37 @@ pub(crate) fn pool(entry: &crate::dot::PoolEntry<'_>, sum: &mut [f32], weighted:
     }
 }
 
-/// `out[h][d] = fma(p[h][j], keys[j][d], out[h][d])` for `j` ascending; see
+/// `out[h][d] = fma(p[h][j], keys[j][d], out[h][d])` for `j` ascending, `HEADS` heads at a time; see
 /// [`Kernels::weighted_sum`](crate::dot::Kernels::weighted_sum).
 #[inline(always)]
-pub(crate) fn weighted_sum(sum: &crate::dot::WeightedSum<'_>, out: &mut [f32]) {
-    const HEADS: usize = 4;
+pub(crate) fn weighted_sum<const HEADS: usize>(sum: &crate::dot::WeightedSum<'_>, out: &mut [f32]) {
     let dim = sum.dim;
+    let n = if dim.is_multiple_of(16) { out.len() / dim } else { 0 };
     let mut first = 0;
-    for heads in out.chunks_mut(HEADS * dim) {
-        if heads.len() == HEADS * dim && dim.is_multiple_of(16) {
-            for d in (0..dim).step_by(16) {
-                weighted_tile::<HEADS>(sum, (first, d), heads);
-            }
-        } else {
-            for (h, out) in heads.chunks_mut(dim).enumerate() {
-                for (j, key) in sum.keys.chunks_exact(dim).enumerate() {
-                    let p = sum.weights[(first + h) * sum.stride + j];
-                    out.iter_mut().zip(key).for_each(|(o, k)| *o = p.mul_add(*k, *o));
-                }
-            }
-        }
+    while first + HEADS <= n {
+        weighted_heads::<HEADS>(sum, first, &mut out[first * dim..][..HEADS * dim]);
         first += HEADS;
+    }
+    while first + 4 <= n {
+        weighted_heads::<4>(sum, first, &mut out[first * dim..][..4 * dim]);
+        first += 4;
+    }
+    for (h, out) in out.chunks_mut(dim).enumerate().skip(first) {
+        for (j, key) in sum.keys.chunks_exact(dim).enumerate() {
+            let p = sum.weights[h * sum.stride + j];
+            out.iter_mut().zip(key).for_each(|(o, k)| *o = p.mul_add(*k, *o));
+        }
+    }
+}
+
+#[inline(always)]
+fn weighted_heads<const HEADS: usize>(
+    sum: &crate::dot::WeightedSum<'_>,
+    first: usize,
+    out: &mut [f32],
+) {
+    for d in (0..sum.dim).step_by(16) {
+        weighted_tile::<HEADS>(sum, (first, d), out);
     }
 }
 

@@ -276,7 +276,7 @@ fn elementwise_kernels_have_the_same_bits_and_are_accurate() {
     let mut random = Random(5);
     let x: Vec<f32> = (0..1003).map(|_| random.float() * 30.0).collect();
     let up: Vec<f32> = (0..1003).map(|_| random.float() * 12.0).collect();
-    let weights: Vec<f32> = (0..6 * 17).map(|_| random.float()).collect();
+    let weights: Vec<f32> = (0..15 * 17).map(|_| random.float()).collect();
     let keys: Vec<f32> = (0..17 * 48).map(|_| random.float()).collect();
     let all = |kernels: Kernels| {
         let mut e = x.clone();
@@ -285,7 +285,7 @@ fn elementwise_kernels_have_the_same_bits_and_are_accurate() {
         kernels.swiglu(&mut gate, &up, 10.0, 0.7);
         let (mut sum, mut weighted) = (vec![0.5; 1003], vec![-0.5; 1003]);
         kernels.pool(&PoolEntry { k: &up, z: &x, max: &vec![30.0; 1003] }, &mut sum, &mut weighted);
-        let mut out = vec![0.25; 6 * 48];
+        let mut out = vec![0.25; 15 * 48];
         let rows = WeightedSum { weights: &weights, stride: 17, keys: &keys, dim: 48 };
         kernels.weighted_sum(&rows, &mut out);
         let dot = kernels.dot(&x, &up);

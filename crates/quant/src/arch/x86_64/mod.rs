@@ -2,6 +2,7 @@
 
 mod amx;
 mod avx512;
+mod expand;
 mod few;
 mod float;
 mod float_wide;
@@ -20,7 +21,7 @@ use std::arch::x86_64::__cpuid;
 use super::Isa;
 use crate::TensorType;
 use crate::arch::vector;
-use crate::dot::{Acts, Expand, Out, PoolEntry, Scratch, WeightedSum, Weights};
+use crate::dot::{Acts, Out, PoolEntry, Scratch, WeightedSum, Weights};
 use formats::{Iq2Xxs, Mxfp4, Q2K, Q2KFolded, Q4K, Q6K};
 
 static AVX2: Isa = Isa {
@@ -30,24 +31,29 @@ static AVX2: Isa = Isa {
     dot: float::dot,
     exp_sum,
     scale_max,
-    expand,
+    expand: expand::expand,
     swiglu,
     pool,
     weighted_sum,
 };
 
-static VNNI: Isa = Isa { name: "avx512-vnni", matmul: matmul_vnni, ..AVX2 };
+static VNNI: Isa = Isa {
+    name: "avx512-vnni",
+    matmul: matmul_vnni,
+    weighted_sum: float_wide::weighted_sum,
+    ..AVX2
+};
 
-static VBMI: Isa = Isa { name: "avx512-vbmi", matmul: avx512::matmul, ..AVX2 };
+static VBMI: Isa = Isa { name: "avx512-vbmi", matmul: avx512::matmul, ..VNNI };
 
 /// Where additions of 512 bits have more units than multiplications.
-static ZEN: Isa = Isa { name: "avx512-zen", matmul: avx512::matmul_zen, ..AVX2 };
+static ZEN: Isa = Isa { name: "avx512-zen", matmul: avx512::matmul_zen, ..VNNI };
 
-static AMX: Isa = Isa { name: "amx-int8", matmul: amx::matmul, ..AVX2 };
+static AMX: Isa = Isa { name: "amx-int8", matmul: amx::matmul, ..VNNI };
 
 /// The code of [`AMX`] on any machine with AVX-512.
 #[cfg(test)]
-static AMX_EMULATED: Isa = Isa { name: "amx-emulated", matmul: amx::emulated, ..AVX2 };
+static AMX_EMULATED: Isa = Isa { name: "amx-emulated", matmul: amx::emulated, ..VNNI };
 
 /// The tables that this machine can run, slowest first.
 pub(super) fn available() -> Vec<&'static Isa> {
@@ -176,11 +182,6 @@ unsafe fn scale_max(x: &mut [f32], scale: f32, least: f32) -> f32 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn expand(last: &Expand<'_>, streams: &mut [f32]) {
-    vector::expand(last, streams);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn swiglu(gate: &mut [f32], up: &[f32], clamp: f32, scale: f32) {
     vector::swiglu(gate, up, clamp, scale);
 }
@@ -192,5 +193,5 @@ unsafe fn pool(entry: &PoolEntry<'_>, sum: &mut [f32], weighted: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn weighted_sum(sum: &WeightedSum<'_>, out: &mut [f32]) {
-    vector::weighted_sum(sum, out);
+    vector::weighted_sum::<4>(sum, out);
 }

@@ -165,12 +165,12 @@ pub(super) unsafe fn pack(w: &Weights<'_>, panel: &Panel, scratch: &mut Scratch)
     let n_blocks = panel.cols / 256;
     let (weights, meta) = (bytes_of(&mut scratch.panel), bytes_of(&mut scratch.scales));
     let tables = Tables::new();
+    // Vectors of pairs of rows: eight of weights, one of scales. All are written for every block.
+    let mut pairs = [[_mm512_setzero_si512(); 8]; 9];
     for side in 0..panel.rows.div_ceil(SIDE) {
         let mut rows = panel.sixteen(w, side);
         for b in 0..n_blocks {
             let at = side * n_blocks + b;
-            // Vectors of pairs of rows: eight of weights, one of scales.
-            let mut pairs = [[_mm512_setzero_si512(); 8]; 9];
             // SAFETY: whole blocks on one side; on the other `at` counts blocks of 16 rows, of which the buffers
             // hold `PANEL_ROWS / 16 * PANEL_COLS / 256`.
             unsafe {
