@@ -1,8 +1,8 @@
 //! Products: weight layouts, uploads, and the launches of the kernels that read them.
 //!
-//! Up to eight rows of activations go through kernels that read every weight once (`gemv`,
-//! `experts`), more through kernels that keep the tensor cores busy (`gemm`, `sorted`). A row's bits
-//! are the same in every batch of the same kind; a row alone has kernels of its own (`cuda/matmul/one.cuh`)
+//! Rows that are few go through kernels that read every weight once (`gemv`, `experts`), or once for four pairs of a
+//! row and an expert (`few`), more through kernels that keep the tensor cores busy (`gemm`, `wide`, `sorted`). A row's
+//! bits are the same in every batch of the same kind; a row alone has kernels of its own (`cuda/matmul/one.cuh`)
 //! where there are rings.
 
 mod experts;
