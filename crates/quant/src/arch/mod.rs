@@ -36,7 +36,7 @@ pub(crate) static GENERIC: Isa = Isa {
     expand: vector::expand,
     swiglu: vector::swiglu,
     pool: vector::pool,
-    weighted_sum: vector::weighted_sum,
+    weighted_sum: vector::weighted_sum::<4>,
 };
 
 /// The tables that this machine can run, slowest first.

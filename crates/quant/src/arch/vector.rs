@@ -31,16 +31,18 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
     let mut lanes = [0f32; 8];
-    let (groups, last) = x.as_chunks_mut::<8>();
-    for group in groups {
-        for (lane, v) in lanes.iter_mut().zip(group) {
-            *v = exp(*v - max);
-            *lane += *v;
-        }
+    let add = |lanes: &mut [f32; 8], group: &[f32]| {
+        lanes.iter_mut().zip(group).for_each(|(lane, v)| *lane += v);
+    };
+    // Two groups at a time, for vectors of sixteen.
+    let (pairs, rest) = x.as_chunks_mut::<16>();
+    for pair in pairs {
+        pair.iter_mut().for_each(|v| *v = exp(*v - max));
+        pair.as_chunks::<8>().0.iter().for_each(|group| add(&mut lanes, group));
     }
-    for (lane, v) in lanes.iter_mut().zip(last) {
-        *v = exp(*v - max);
-        *lane += *v;
+    for group in rest.chunks_mut(8) {
+        group.iter_mut().for_each(|v| *v = exp(*v - max));
+        add(&mut lanes, group);
     }
     let l = lanes;
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
@@ -141,26 +143,38 @@ pub(crate) fn pool(entry: &crate::dot::PoolEntry<'_>, sum: &mut [f32], weighted:
 }
 
 /// `out[h][d] = fma(p[h][j], keys[j][d], out[h][d])` for `j` ascending; see
-/// [`Kernels::weighted_sum`](crate::dot::Kernels::weighted_sum).
+/// [`Kernels::weighted_sum`](crate::dot::Kernels::weighted_sum). `HEADS` at a time, then four, then one.
 #[inline(always)]
-pub(crate) fn weighted_sum(sum: &crate::dot::WeightedSum<'_>, out: &mut [f32]) {
-    const HEADS: usize = 4;
-    let dim = sum.dim;
-    let mut first = 0;
-    for heads in out.chunks_mut(HEADS * dim) {
-        if heads.len() == HEADS * dim && dim.is_multiple_of(16) {
+pub(crate) fn weighted_sum<const HEADS: usize>(
+    sum: &crate::dot::WeightedSum<'_>,
+    out: &mut [f32],
+) {
+    let (dim, mut first) = (sum.dim, 0);
+    let mut rest = out;
+    while !rest.is_empty() {
+        let left = rest.len() / dim;
+        let n = match left {
+            _ if !dim.is_multiple_of(16) => 1,
+            _ if left >= HEADS => HEADS,
+            4.. => 4,
+            _ => 1,
+        };
+        let (heads, behind) = rest.split_at_mut(n * dim);
+        if dim.is_multiple_of(16) {
             for d in (0..dim).step_by(16) {
-                weighted_tile::<HEADS>(sum, (first, d), heads);
-            }
-        } else {
-            for (h, out) in heads.chunks_mut(dim).enumerate() {
-                for (j, key) in sum.keys.chunks_exact(dim).enumerate() {
-                    let p = sum.weights[(first + h) * sum.stride + j];
-                    out.iter_mut().zip(key).for_each(|(o, k)| *o = p.mul_add(*k, *o));
+                match n {
+                    1 => weighted_tile::<1>(sum, (first, d), heads),
+                    4 => weighted_tile::<4>(sum, (first, d), heads),
+                    _ => weighted_tile::<HEADS>(sum, (first, d), heads),
                 }
             }
+        } else {
+            for (j, key) in sum.keys.chunks_exact(dim).enumerate() {
+                let p = sum.weights[first * sum.stride + j];
+                heads.iter_mut().zip(key).for_each(|(o, k)| *o = p.mul_add(*k, *o));
+            }
         }
-        first += HEADS;
+        (first, rest) = (first + n, behind);
     }
 }
 

@@ -32,7 +32,7 @@ static NEON: Isa = Isa {
     expand: vector::expand,
     swiglu: vector::swiglu,
     pool: vector::pool,
-    weighted_sum: vector::weighted_sum,
+    weighted_sum: vector::weighted_sum::<4>,
 };
 
 static DOT: Isa = Isa { name: "neon-dotprod", matmul: matmul_dot, ..NEON };

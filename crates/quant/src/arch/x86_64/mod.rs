@@ -14,6 +14,7 @@ mod lanes;
 mod quantize;
 pub(crate) mod round_trip;
 mod vnni;
+mod wide;
 
 use std::arch::x86_64::__cpuid;
 
@@ -36,18 +37,27 @@ static AVX2: Isa = Isa {
     weighted_sum,
 };
 
-static VNNI: Isa = Isa { name: "avx512-vnni", matmul: matmul_vnni, ..AVX2 };
+static VNNI: Isa = Isa {
+    name: "avx512-vnni",
+    matmul: matmul_vnni,
+    exp_sum: wide::exp_sum,
+    scale_max: wide::scale_max,
+    swiglu: wide::swiglu,
+    pool: wide::pool,
+    weighted_sum: wide::weighted_sum,
+    ..AVX2
+};
 
-static VBMI: Isa = Isa { name: "avx512-vbmi", matmul: avx512::matmul, ..AVX2 };
+static VBMI: Isa = Isa { name: "avx512-vbmi", matmul: avx512::matmul, ..VNNI };
 
 /// Where additions of 512 bits have more units than multiplications.
-static ZEN: Isa = Isa { name: "avx512-zen", matmul: avx512::matmul_zen, ..AVX2 };
+static ZEN: Isa = Isa { name: "avx512-zen", matmul: avx512::matmul_zen, ..VNNI };
 
-static AMX: Isa = Isa { name: "amx-int8", matmul: amx::matmul, ..AVX2 };
+static AMX: Isa = Isa { name: "amx-int8", matmul: amx::matmul, ..VNNI };
 
 /// The code of [`AMX`] on any machine with AVX-512.
 #[cfg(test)]
-static AMX_EMULATED: Isa = Isa { name: "amx-emulated", matmul: amx::emulated, ..AVX2 };
+static AMX_EMULATED: Isa = Isa { name: "amx-emulated", matmul: amx::emulated, ..VNNI };
 
 /// The tables that this machine can run, slowest first.
 pub(super) fn available() -> Vec<&'static Isa> {
@@ -192,5 +202,5 @@ unsafe fn pool(entry: &PoolEntry<'_>, sum: &mut [f32], weighted: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn weighted_sum(sum: &WeightedSum<'_>, out: &mut [f32]) {
-    vector::weighted_sum(sum, out);
+    vector::weighted_sum::<4>(sum, out);
 }
