@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use backend::{Act, HostKv, Pooled, Selected, SlotSpan, SpanRows, Step, kv_row};
 use quant::TensorType;
 use quant::dot::{Acts, Kernels, Out, WeightedSum, Weights};
-use quant::round_trip::fetch;
 
 use crate::parallel::{SharedRows, part};
 use crate::work::{KEY_TILE, ThreadWork, Work};
@@ -104,12 +103,11 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The bytes of the next keys from `number` on, asked for; nothing past the last.
+    /// The bytes of the next keys from `number` on; nothing past the last.
     fn near(&self, number: usize) -> [&'a [u8]; NEAR_KEYS] {
         let mut near = [&[][..]; NEAR_KEYS];
         for (number, row) in (number..self.len()).zip(&mut near) {
             *row = self.bytes(number);
-            fetch(row);
         }
         near
     }
@@ -142,8 +140,9 @@ impl Query<'_> {
             for (part, keys) in keys.chunks_mut(NEAR_KEYS * dim).enumerate() {
                 let at = part * NEAR_KEYS;
                 let rows = &near[..keys.len() / dim];
-                kv_row::decode_rows(&layout, rows, keys);
-                near = self.rows.near(first + at + rows.len());
+                let ahead = self.rows.near(first + at + rows.len());
+                kv_row::decode_rows(&layout, rows, &ahead, keys);
+                near = ahead;
                 // SAFETY: one view at a time.
                 let mut scores = unsafe { all.tile(0..n_heads, at..at + keys.len() / dim) };
                 products(kernels, (keys, dim), self.q, &mut scores, scratch);

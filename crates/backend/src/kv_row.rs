@@ -46,11 +46,11 @@ pub fn decode(layout: &RowLayout, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// As [`decode`], row after row.
-pub fn decode_rows(layout: &RowLayout, rows: &[&[u8]], out: &mut [f32]) {
+/// As [`decode`], row after row; those `ahead` come next.
+pub fn decode_rows(layout: &RowLayout, rows: &[&[u8]], ahead: &[&[u8]], out: &mut [f32]) {
     if layout.format == RowFormat::Model && !layout.index && layout.block() == MixedRow::BLOCK {
         let (codes, halves_at) = (layout.coded(), layout.tail_offset());
-        return MixedRow { codes, halves_at, dim: layout.dim }.decode(rows, out);
+        return MixedRow { codes, halves_at, dim: layout.dim }.decode(rows, ahead, out);
     }
     for (row, out) in rows.iter().zip(out.chunks_exact_mut(layout.dim)) {
         decode(layout, row, out);

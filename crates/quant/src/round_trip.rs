@@ -121,20 +121,23 @@ impl MixedRow {
     /// Codes that share a scale.
     pub const BLOCK: usize = 64;
 
-    /// Decodes rows, one after another in `out`; the bits are those of [`fp8_decode`] and [`f16_decode`].
+    /// Decodes rows, one after another in `out`, and asks for as many of those that are decoded next. The bits
+    /// are those of [`fp8_decode`] and [`f16_decode`].
     ///
     /// # Panics
     ///
     /// When `out` is too short for the rows, or a row for its parts.
-    pub fn decode(&self, rows: &[&[u8]], out: &mut [f32]) {
+    pub fn decode(&self, rows: &[&[u8]], ahead: &[&[u8]], out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if self.codes.is_multiple_of(Self::BLOCK)
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
         {
             // SAFETY: the function needs what has just been found.
-            return unsafe { crate::arch::x86_64::round_trip::mixed_rows(self, rows, out) };
+            return unsafe { crate::arch::x86_64::round_trip::mixed_rows(self, rows, ahead, out) };
         }
+        // Nothing is asked for here.
+        let _ = ahead;
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(self.dim)) {
             let (coded, tail) = out.split_at_mut(self.codes);
             let (codes, scales) = row.split_at(self.codes);
@@ -142,18 +145,6 @@ impl MixedRow {
             f16_decode(&row[self.halves_at..][..2 * tail.len()], tail);
         }
     }
-}
-
-/// Asks for bytes that will soon be read, where there is an instruction for it.
-pub fn fetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the instruction is part of every x86-64, and changes no content.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
 }
 
 widest! {

@@ -79,9 +79,12 @@ const PLAIN_SCALES: std::ops::RangeInclusive<u8> = 1..=246;
 
 /// See [`MixedRow::decode`].
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(crate) fn mixed_rows(shape: &MixedRow, rows: &[&[u8]], out: &mut [f32]) {
+pub(crate) fn mixed_rows(shape: &MixedRow, rows: &[&[u8]], ahead: &[&[u8]], out: &mut [f32]) {
     assert!(rows.len() * shape.dim <= out.len(), "room for the rows");
-    for (row, out) in rows.iter().zip(out.chunks_exact_mut(shape.dim)) {
+    for (i, (row, out)) in rows.iter().zip(out.chunks_exact_mut(shape.dim)).enumerate() {
+        for line in ahead.get(i).unwrap_or(&&[][..]).chunks(64) {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
         let (coded, tail) = out.split_at_mut(shape.codes);
         let (codes, scales) = row.split_at(shape.codes);
         let (blocks, outs) = (codes.as_chunks::<64>().0, coded.as_chunks_mut::<64>().0);
