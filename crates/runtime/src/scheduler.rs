@@ -39,7 +39,7 @@ impl Default for SchedulerOptions {
             prefill_rows: 256,
             event_buffer: 256,
             stall_limit: Duration::from_secs(30),
-            rest: Duration::from_millis(8),
+            rest: Duration::from_millis(16),
         }
     }
 }
