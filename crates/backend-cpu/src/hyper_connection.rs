@@ -62,9 +62,8 @@ fn handed_over(
         for_parts(pool, n_rows, |thread, rows| {
             let (first, n) = (rows.start, rows.len());
             // SAFETY: threads have different rows.
-            let (flat, logits) = unsafe {
-                (flat.get(first * inner, n * inner), logits.get(first * cols, n * cols))
-            };
+            let (flat, logits) =
+                unsafe { (flat.get(first * inner, n * inner), logits.get(first * cols, n * cols)) };
             flat.chunks_exact_mut(inner).zip(first..).for_each(|(flat, r)| over.before(r, flat));
             let acts = Acts::F32 { values: flat, cols: inner, stride: inner, index: None };
             let mut out = Out::new(logits, n, cols, cols);

@@ -1,8 +1,8 @@
 //! The operations, each in the file of its name. Coarse operations without a file keep their default bodies.
 
 use backend::{
-    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, Draw, ExpertWeights, HcWeights,
-    HostKv, Ids, MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected,
+    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, Draw, ExpertWeights,
+    HcWeights, HostKv, Ids, MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected,
     SiteWeights, Step,
 };
 use model::Rope;

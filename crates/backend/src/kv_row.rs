@@ -2,7 +2,8 @@
 
 use half::f16;
 use quant::round_trip::{
-    MixedRow, f16_decode, fp4_block_decode, fp4_block_encode, fp8_block_encode, fp8_decode, hadamard,
+    MixedRow, f16_decode, fp4_block_decode, fp4_block_encode, fp8_block_encode, fp8_decode,
+    hadamard,
 };
 
 use crate::kv::{RowFormat, RowLayout};

@@ -145,10 +145,7 @@ pub(crate) fn pool(entry: &crate::dot::PoolEntry<'_>, sum: &mut [f32], weighted:
 /// `out[h][d] = fma(p[h][j], keys[j][d], out[h][d])` for `j` ascending; see
 /// [`Kernels::weighted_sum`](crate::dot::Kernels::weighted_sum). `HEADS` at a time, then four, then one.
 #[inline(always)]
-pub(crate) fn weighted_sum<const HEADS: usize>(
-    sum: &crate::dot::WeightedSum<'_>,
-    out: &mut [f32],
-) {
+pub(crate) fn weighted_sum<const HEADS: usize>(sum: &crate::dot::WeightedSum<'_>, out: &mut [f32]) {
     let (dim, mut first) = (sum.dim, 0);
     let mut rest = out;
     while !rest.is_empty() {
