@@ -73,7 +73,12 @@ pub(crate) fn expand(last: &Expand<'_>, streams: &mut [f32]) {
     let mut whole = 0;
     if last.post.len() == 4 {
         whole = hidden - hidden % CHANNELS;
-        (0..whole).step_by(CHANNELS).for_each(|first| expand_wide::<4>(last, first, streams));
+        // No iterator's closure: it would be compiled for less than the table's instructions.
+        let mut first = 0;
+        while first < whole {
+            expand_wide::<4>(last, first, streams);
+            first += CHANNELS;
+        }
     }
     (whole..hidden).for_each(|i| expand_one(last, i, streams));
 }
@@ -89,16 +94,22 @@ fn expand_wide<const N: usize>(last: &Expand<'_>, first: usize, streams: &mut [f
     for (j, old) in old.iter_mut().enumerate() {
         old.copy_from_slice(&streams[j * hidden + first..][..CHANNELS]);
     }
-    let y = &y[first..][..CHANNELS];
+    let mut own = [0f32; CHANNELS];
+    own.copy_from_slice(&y[first..][..CHANNELS]);
     for k in 0..N {
-        let out = &mut streams[k * hidden + first..][..CHANNELS];
-        for (i, out) in out.iter_mut().enumerate() {
-            let mut mixed = comb[k] * old[0][i];
-            for j in 1..N {
-                mixed += comb[j * N + k] * old[j][i];
-            }
-            *out = post[k] * y[i] + mixed;
+        let mut mixed = [0f32; CHANNELS];
+        for i in 0..CHANNELS {
+            mixed[i] = comb[k] * old[0][i];
         }
+        for j in 1..N {
+            for i in 0..CHANNELS {
+                mixed[i] += comb[j * N + k] * old[j][i];
+            }
+        }
+        for i in 0..CHANNELS {
+            mixed[i] += post[k] * own[i];
+        }
+        streams[k * hidden + first..][..CHANNELS].copy_from_slice(&mixed);
     }
 }
 
