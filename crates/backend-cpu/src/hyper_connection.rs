@@ -49,7 +49,7 @@ fn handed_over(
     let over = Over {
         kernels,
         config: &shape.config,
-        weights: (site.hc.base.values()?, site.hc.scale.values()?, site.norm.values()?),
+        weights: [site.hc.base.values()?, site.hc.scale.values()?, site.norm.values()?],
         cols: [x.cols, mix.cols, streams.cols],
         x: SharedRows::new(&mut x.buf),
         mix: SharedRows::new(&mut mix.buf),
@@ -84,7 +84,7 @@ struct Over<'a> {
     kernels: Kernels,
     config: &'a Config,
     /// Base and scale of the mixing values, and the norm of the sublayer's input.
-    weights: (Cow<'a, [f32]>, Cow<'a, [f32]>, Cow<'a, [f32]>),
+    weights: [Cow<'a, [f32]>; 3],
     /// Of `x`, `mix` and `streams`.
     cols: [usize; 3],
     x: SharedRows<'a, f32>,
@@ -95,10 +95,14 @@ struct Over<'a> {
 }
 
 impl Over<'_> {
-    /// The parts of row `r`: `x`, mixing values, streams. No two threads may have the same.
-    fn row(&self, r: usize) -> [&mut [f32]; 3] {
+    /// The parts of row `r`: `x`, mixing values, streams.
+    ///
+    /// # Safety
+    /// No two live results may be of the same row.
+    #[allow(clippy::mut_from_ref)] // Rows are kept apart by whoever asks, as `SharedRows` wants it.
+    unsafe fn row(&self, r: usize) -> [&mut [f32]; 3] {
         let [x, mix, streams] = self.cols;
-        // SAFETY: both callers are called for a row by one thread, once each and in turn.
+        // SAFETY: the caller's promise.
         unsafe {
             [
                 self.x.get(r * x, x),
@@ -110,15 +114,17 @@ impl Over<'_> {
 
     /// Expands `y` and divides the streams by their rms.
     fn before(&self, r: usize, flat: &mut [f32]) {
-        let [_, mix, streams] = self.row(r);
+        // SAFETY: a row is on one thread, which takes these steps in turn.
+        let [_, mix, streams] = unsafe { self.row(r) };
         expand_row(self.kernels, self.config.hc.n_streams, streams, row(self.y, r), mix);
         normalise(self.kernels, streams, self.config.rms_eps, flat);
     }
 
     /// Mixing values, collapse and the norm of the sublayer's input.
     fn behind(&self, r: usize, logits: &[f32]) {
-        let (base, scale, norm) = &self.weights;
-        let [x, mix, streams] = self.row(r);
+        let [base, scale, norm] = &self.weights;
+        // SAFETY: as above.
+        let [x, mix, streams] = unsafe { self.row(r) };
         mix_row(&self.config.hc, (base, scale), logits, mix);
         collapse_row(&mix[..self.config.hc.n_streams], streams, x);
         let scale = inverse_rms(self.kernels, x, self.config.rms_eps);
