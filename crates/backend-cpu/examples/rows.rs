@@ -1,6 +1,6 @@
 //! What a step costs by its number of rows, each of another sequence, as a server makes them.
 //!
-//! `cargo run --release -p backend-cpu --example rows -- model.gguf [threads] [context] [rows]`
+//! `cargo run --release -p backend-cpu --example rows -- model.gguf [threads] [context] [rows] [rounds]`
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use gguf::Gguf;
 
 /// Rows of the largest step.
 const MOST: usize = 16;
-/// Steps of each round; the best of several rounds counts.
-const STEPS: usize = 8;
+/// Steps of each round; the best of several rounds counts. All begin at the same context.
+const STEPS: usize = 16;
 const ROUNDS: usize = 32;
 
 fn main() {
@@ -25,23 +25,23 @@ fn main() {
     let config = model::Config::from_gguf(&file).expect("a DeepSeek V4 model");
     let be = Cpu::new(PoolOptions { threads: Some(threads), pin: false }).expect("threads");
     println!("{} kernels, {threads} threads, after {prompt} tokens", be.kernels());
-    let context = prompt + 5 * ROUNDS * STEPS + 1;
+    let context = prompt + STEPS + 1;
+    // The last slot holds the prompt.
+    let n_slots = MOST + 1;
     let options = Options {
-        n_slots: MOST,
-        pool_tokens: MOST * context,
+        n_slots,
+        pool_tokens: n_slots * (context + 256),
         logit_rows: MOST,
         ..Options::single(context, prompt.max(MOST))
     };
     let mut core = Core::open(be, &file, config, None, options).expect("opens");
     let tokens: Vec<u32> = (0..prompt as u32).map(|i| i * 97 % 1000 + 3).collect();
-    for slot in 0..MOST {
-        core.feed(&[Feed { slot, tokens: &tokens, wanted: Wanted::Last(1) }]).expect("feeds");
-        core.commit_all().expect("commits");
-    }
+    core.feed(&[Feed { slot: MOST, tokens: &tokens, wanted: Wanted::Last(1) }]).expect("feeds");
+    core.commit_all().expect("commits");
     let mut one = Duration::ZERO;
-    let only = number(3, 0);
+    let (only, rounds) = (number(3, 0), number(4, ROUNDS));
     for rows in [1, 2, 4, 8, 16].into_iter().filter(|rows| only == 0 || only == *rows) {
-        let best = (0..ROUNDS).map(|_| steps(&mut core, rows)).min().unwrap_or_default();
+        let best = (0..rounds).map(|_| steps(&mut core, rows)).min().unwrap_or_default();
         if rows == 1 {
             one = best;
         }
@@ -56,6 +56,7 @@ fn main() {
 
 /// The mean time of a step. Rows differ, so that they do not all choose the same experts.
 fn steps(core: &mut Core<Cpu>, rows: usize) -> Duration {
+    (0..rows).for_each(|slot| core.fork(MOST, slot).expect("forks"));
     let start = Instant::now();
     for step in 0..STEPS {
         let tokens: Vec<[u32; 1]> =

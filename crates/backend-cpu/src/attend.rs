@@ -7,7 +7,7 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::{Act, HostKv, Pooled, Selected, SpanRows, Step, kv_row};
+use backend::{Act, HostKv, Pooled, Selected, SlotSpan, SpanRows, Step, kv_row};
 use quant::TensorType;
 use quant::dot::{Acts, Kernels, Out, WeightedSum, Weights};
 
@@ -63,8 +63,7 @@ pub(crate) fn attend(
 struct Rows<'a> {
     kv: &'a HostKv,
     layer: usize,
-    step: &'a Step,
-    row: usize,
+    span: &'a SlotSpan,
     first_pos: usize,
     n_window: usize,
     compressed: Option<SpanRows<'a>>,
@@ -89,7 +88,7 @@ impl<'a> Rows<'a> {
         let compressed = (!matches!(keys.selected, Selected::WindowOnly))
             .then(|| kv.span_rows(layer, Pooled::Attention, span, step));
         let n_window = pos + 1 - first_pos;
-        Self { kv, layer, step, row, first_pos, n_window, compressed, picked, n_compressed }
+        Self { kv, layer, span, first_pos, n_window, compressed, picked, n_compressed }
     }
 
     fn len(&self) -> usize {
@@ -100,11 +99,17 @@ impl<'a> Rows<'a> {
     fn bytes(&self, number: usize) -> &'a [u8] {
         match (number.checked_sub(self.n_window), &self.compressed) {
             (Some(i), Some(rows)) => rows.row(self.picked.map_or(i, |ids| ids[i] as usize)),
-            _ => {
-                let span = self.step.span_of(self.row);
-                self.kv.window_row(self.layer, span, self.first_pos + number)
-            }
+            _ => self.kv.window_row(self.layer, self.span, self.first_pos + number),
         }
+    }
+
+    /// The bytes of the next keys from `number` on; nothing past the last.
+    fn near(&self, number: usize) -> [&'a [u8]; NEAR_KEYS] {
+        let mut near = [&[][..]; NEAR_KEYS];
+        for (number, row) in (number..self.len()).zip(&mut near) {
+            *row = self.bytes(number);
+        }
+        near
     }
 }
 
@@ -127,15 +132,17 @@ impl Query<'_> {
         }
         out.fill(0.0);
         let n_keys = self.rows.len();
+        let mut near = self.rows.near(0);
         for first in (0..n_keys).step_by(KEY_TILE) {
             let n = KEY_TILE.min(n_keys - first);
             let keys = &mut keys[..n * dim];
             let all = Out::new(&mut scores[..n_heads * n], n_heads, n, n);
             for (part, keys) in keys.chunks_mut(NEAR_KEYS * dim).enumerate() {
                 let at = part * NEAR_KEYS;
-                for (i, key) in keys.chunks_exact_mut(dim).enumerate() {
-                    kv_row::decode(&layout, self.rows.bytes(first + at + i), key);
-                }
+                let rows = &near[..keys.len() / dim];
+                let ahead = self.rows.near(first + at + rows.len());
+                kv_row::decode_rows(&layout, rows, &ahead, keys);
+                near = ahead;
                 // SAFETY: one view at a time.
                 let mut scores = unsafe { all.tile(0..n_heads, at..at + keys.len() / dim) };
                 products(kernels, (keys, dim), self.q, &mut scores, scratch);

@@ -1,15 +1,19 @@
 //! Hyper-connections: mixing values, collapse and expand (spec: model §4.1, §4.2).
 
-use backend::{Act, Count, HcWeights, Ops, Result, SiteWeights, Step};
-use model::HcConfig;
-use quant::dot::{Expand, Kernels};
+use std::borrow::Cow;
 
+use backend::{Act, HcWeights, Result, SiteWeights, Step};
+use model::{Config, HcConfig};
+use quant::dot::{ActFormat, Acts, Expand, Kernels, Out};
+
+use crate::matmul::matmul;
 use crate::norm::{inverse_rms, normalise};
-use crate::parallel::{SharedRows, each_row, for_rows};
+use crate::parallel::{SharedRows, each_row, for_parts, for_rows};
+use crate::work::Work;
 use crate::{Cpu, Floats, Parts};
 
 /// The coarse operation `hc_next`: what a row needs before and behind the projection is one region each, not
-/// five in all.
+/// five in all; where every thread has rows of its own, the projection belongs to the same region.
 pub(crate) fn next(
     cpu: &mut Cpu,
     (x, mix): (&mut Act<Floats>, &mut Act<Floats>),
@@ -19,57 +23,113 @@ pub(crate) fn next(
 ) -> Result<()> {
     // It goes back below, also when something fails.
     let Some(mut scratch) = cpu.scratch.take() else { panic!("prepare comes first") };
-    expand_and_norm(cpu.parts(), streams, (y, mix), &mut scratch.flat, step);
-    let (flat, logits) = (&scratch.flat, &mut scratch.mix_logits);
-    let result = cpu
-        .matmul(logits, flat, &site.hc.project, step, Count::Rows)
-        .and_then(|()| mix_and_collapse(cpu.parts(), (x, mix), streams, logits, site, step));
+    let (flat, logits) = (&mut scratch.flat, &mut scratch.mix_logits);
+    let result = handed_over(cpu, (x, mix), (streams, y), (flat, logits), site, step);
     cpu.scratch = Some(scratch);
     result
 }
 
-/// Expands `y` and divides each row's streams by their rms.
-fn expand_and_norm(
-    cpu: Parts<'_>,
-    streams: &mut Act<Floats>,
-    (y, mix): (&Act<Floats>, &Act<Floats>),
-    flat: &mut Act<Floats>,
-    step: &Step,
-) {
-    let (config, kernels, cols) = (&cpu.shape.config, cpu.kernels, streams.cols);
-    let n = config.hc.n_streams;
-    let (streams, flat) = (SharedRows::new(&mut streams.buf), SharedRows::new(&mut flat.buf));
-    for_rows(cpu.pool, step.rows.len(), |r| {
-        // SAFETY: threads have different rows.
-        let [streams, flat] = [&streams, &flat].map(|rows| unsafe { rows.get(r * cols, cols) });
-        expand_row(kernels, n, streams, row(y, r), row(mix, r));
-        normalise(kernels, streams, config.rms_eps, flat);
-    });
-}
+/// Weights of a projection that each thread may read for itself, in bytes: they stay in its second cache level.
+const NEAR_WEIGHTS: usize = 128 << 10;
 
-/// Mixing values, collapse and the norm of the sublayer's input.
-fn mix_and_collapse(
-    cpu: Parts<'_>,
+fn handed_over(
+    cpu: &mut Cpu,
     (x, mix): (&mut Act<Floats>, &mut Act<Floats>),
-    streams: &Act<Floats>,
-    logits: &Act<Floats>,
+    (streams, y): (&mut Act<Floats>, &Act<Floats>),
+    (flat, logits): (&mut Act<Floats>, &mut Act<Floats>),
     site: &SiteWeights<Cpu>,
     step: &Step,
 ) -> Result<()> {
-    let (base, scale, norm) =
-        (site.hc.base.values()?, site.hc.scale.values()?, site.norm.values()?);
-    let (config, kernels) = (&cpu.shape.config, cpu.kernels);
-    let (hidden, cols) = (x.cols, mix.cols);
-    let (xs, mixes) = (SharedRows::new(&mut x.buf), SharedRows::new(&mut mix.buf));
-    for_rows(cpu.pool, step.rows.len(), |r| {
-        // SAFETY: threads have different rows.
-        let (x, mix) = unsafe { (xs.get(r * hidden, hidden), mixes.get(r * cols, cols)) };
-        mix_row(&config.hc, (&base, &scale), row(logits, r), mix);
-        collapse_row(&mix[..config.hc.n_streams], row(streams, r), x);
-        let scale = inverse_rms(kernels, x, config.rms_eps);
-        x.iter_mut().zip(&*norm).for_each(|(x, w)| *x = w * (*x * scale));
-    });
+    let (n_rows, n_threads) = (step.rows.len(), cpu.threads());
+    let project = site.hc.project.matrix(0);
+    let by_rows = n_rows >= 2 * n_threads
+        && project.rows() * project.row_bytes() <= NEAR_WEIGHTS
+        && ActFormat::of(project.ty()) == ActFormat::F32;
+    let Parts { pool, kernels, shape, work } = cpu.parts();
+    let over = Over {
+        kernels,
+        config: &shape.config,
+        weights: [site.hc.base.values()?, site.hc.scale.values()?, site.norm.values()?],
+        cols: [x.cols, mix.cols, streams.cols],
+        x: SharedRows::new(&mut x.buf),
+        mix: SharedRows::new(&mut mix.buf),
+        streams: SharedRows::new(&mut streams.buf),
+        y,
+    };
+    if by_rows {
+        let (inner, cols) = (flat.cols, logits.cols);
+        let (flat, logits) = (SharedRows::new(&mut flat.buf), SharedRows::new(&mut logits.buf));
+        for_parts(pool, n_rows, |thread, rows| {
+            let (first, n) = (rows.start, rows.len());
+            // SAFETY: threads have different rows.
+            let (flat, logits) =
+                unsafe { (flat.get(first * inner, n * inner), logits.get(first * cols, n * cols)) };
+            flat.chunks_exact_mut(inner).zip(first..).for_each(|(flat, r)| over.before(r, flat));
+            let acts = Acts::F32 { values: flat, cols: inner, stride: inner, index: None };
+            let mut out = Out::new(logits, n, cols, cols);
+            let scratch = &mut Work::thread(&work.threads, thread).kernels;
+            kernels.matmul(&project, &acts, &mut out, scratch);
+            logits.chunks_exact(cols).zip(first..).for_each(|(logits, r)| over.behind(r, logits));
+        });
+        return Ok(());
+    }
+    each_row(pool, &mut flat.buf, flat.cols, n_rows, |r, flat| over.before(r, flat));
+    matmul(Parts { pool, kernels, shape, work }, logits, flat, &site.hc.project, n_rows);
+    for_rows(pool, n_rows, |r| over.behind(r, row(logits, r)));
     Ok(())
+}
+
+/// Rows on their way from one sublayer to the next.
+struct Over<'a> {
+    kernels: Kernels,
+    config: &'a Config,
+    /// Base and scale of the mixing values, and the norm of the sublayer's input.
+    weights: [Cow<'a, [f32]>; 3],
+    /// Of `x`, `mix` and `streams`.
+    cols: [usize; 3],
+    x: SharedRows<'a, f32>,
+    mix: SharedRows<'a, f32>,
+    streams: SharedRows<'a, f32>,
+    /// The sublayer's output.
+    y: &'a Act<Floats>,
+}
+
+impl Over<'_> {
+    /// The parts of row `r`: `x`, mixing values, streams.
+    ///
+    /// # Safety
+    /// No two live results may be of the same row.
+    #[allow(clippy::mut_from_ref)] // Rows are kept apart by whoever asks, as `SharedRows` wants it.
+    unsafe fn row(&self, r: usize) -> [&mut [f32]; 3] {
+        let [x, mix, streams] = self.cols;
+        // SAFETY: the caller's promise.
+        unsafe {
+            [
+                self.x.get(r * x, x),
+                self.mix.get(r * mix, mix),
+                self.streams.get(r * streams, streams),
+            ]
+        }
+    }
+
+    /// Expands `y` and divides the streams by their rms.
+    fn before(&self, r: usize, flat: &mut [f32]) {
+        // SAFETY: a row is on one thread, which takes these steps in turn.
+        let [_, mix, streams] = unsafe { self.row(r) };
+        expand_row(self.kernels, self.config.hc.n_streams, streams, row(self.y, r), mix);
+        normalise(self.kernels, streams, self.config.rms_eps, flat);
+    }
+
+    /// Mixing values, collapse and the norm of the sublayer's input.
+    fn behind(&self, r: usize, logits: &[f32]) {
+        let [base, scale, norm] = &self.weights;
+        // SAFETY: as above.
+        let [x, mix, streams] = unsafe { self.row(r) };
+        mix_row(&self.config.hc, (base, scale), logits, mix);
+        collapse_row(&mix[..self.config.hc.n_streams], streams, x);
+        let scale = inverse_rms(self.kernels, x, self.config.rms_eps);
+        x.iter_mut().zip(&**norm).for_each(|(x, w)| *x = w * (*x * scale));
+    }
 }
 
 pub(crate) fn mix(

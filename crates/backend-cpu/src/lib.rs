@@ -26,6 +26,7 @@ mod products;
 mod rope_tail;
 mod route;
 mod routed_experts;
+mod sample;
 mod swiglu;
 mod topology;
 mod weight;

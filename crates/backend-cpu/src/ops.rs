@@ -1,8 +1,8 @@
 //! The operations, each in the file of its name. Coarse operations without a file keep their default bodies.
 
 use backend::{
-    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, ExpertWeights, HcWeights,
-    HostKv, Ids, MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected,
+    Act, AttentionBuffers, AttentionWeights, CompressorWeights, Count, Draw, ExpertWeights,
+    HcWeights, HostKv, Ids, MoeWeights, Ops, PoolInput, Pooled, Result, Routing, Scratch, Selected,
     SiteWeights, Step,
 };
 use model::Rope;
@@ -11,7 +11,7 @@ use crate::attend::Keys;
 use crate::compress::Target;
 use crate::{
     Cpu, Floats, Weight, attend, attn_in, compress, embed, hyper_connection, index_top_k, matmul,
-    moe, norm, rope_tail, route, routed_experts, swiglu,
+    moe, norm, rope_tail, route, routed_experts, sample, swiglu,
 };
 
 impl Ops for Cpu {
@@ -273,6 +273,20 @@ impl Ops for Cpu {
         step: &Step,
     ) -> Result<()> {
         moe::moe(self, y, x, w, step)
+    }
+
+    fn sample(
+        &mut self,
+        logits: &Act<Floats>,
+        draws: &[(u32, Draw)],
+        tokens: &mut [u32],
+    ) -> Result<()> {
+        sample::sample(self.parts(), logits, draws, tokens);
+        Ok(())
+    }
+
+    fn samples(&self) -> bool {
+        true
     }
 
     fn scratch(&mut self) -> &mut Option<Box<Scratch<Floats, Vec<u32>>>> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use backend::{Shape, taken};
+use backend::{Sampler, Shape, taken};
 use quant::dot::Scratch;
 
 use crate::parallel::Rounded;
@@ -27,6 +27,8 @@ pub(crate) struct Work {
     pub(crate) angles: Angles,
     /// Rounded index queries, `[rows, heads * dim]`.
     pub(crate) index_q: Vec<f32>,
+    /// One for each thread that chooses tokens.
+    pub(crate) samplers: Vec<Mutex<Sampler>>,
 }
 
 /// What one thread works in.
@@ -76,6 +78,7 @@ struct Sizes {
     input: usize,
     pairs: usize,
     closed: usize,
+    samplers: usize,
 }
 
 impl Sizes {
@@ -89,6 +92,7 @@ impl Sizes {
             step_rows: rows,
             input: rows.max(shape.limits.logit_rows) * widest,
             pairs: rows.min(EXPERT_ROWS) * c.n_experts_used,
+            samplers: threads.min(shape.limits.logit_rows),
             // Every slot may close one row more than its share of a step.
             closed: rows / 4 + shape.limits.n_slots.min(rows) + 1,
         }
@@ -119,6 +123,7 @@ impl Work {
             closing: Vec::with_capacity(n.closed),
             angles: Angles::new(n.step_rows, c.rope_dim),
             index_q: vec![0.0; n.step_rows * c.indexer.n_heads * c.indexer.head_dim],
+            samplers: (0..n.samplers).map(|_| Mutex::new(Sampler::new(c.n_vocab))).collect(),
         }
     }
 
@@ -134,6 +139,7 @@ impl Work {
             + 8 * n.closed
             + 4 * n.step_rows * c.indexer.n_heads * c.indexer.head_dim
             + Angles::bytes(n.step_rows, c.rope_dim)
+            + n.samplers * Sampler::bytes(c.n_vocab)
             + n.threads * ThreadWork::bytes(shape)
     }
 

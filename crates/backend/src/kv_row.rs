@@ -2,7 +2,8 @@
 
 use half::f16;
 use quant::round_trip::{
-    f16_decode, fp4_block_decode, fp4_block_encode, fp8_block_encode, fp8_decode, hadamard,
+    MixedRow, f16_decode, fp4_block_decode, fp4_block_encode, fp8_block_encode, fp8_decode,
+    hadamard,
 };
 
 use crate::kv::{RowFormat, RowLayout};
@@ -43,6 +44,17 @@ pub fn decode(layout: &RowLayout, bytes: &[u8], out: &mut [f32]) {
             }
             decode_tail(layout.format, &bytes[layout.tail_offset()..], &mut out[coded..]);
         }
+    }
+}
+
+/// As [`decode`], row after row; those `ahead` come next.
+pub fn decode_rows(layout: &RowLayout, rows: &[&[u8]], ahead: &[&[u8]], out: &mut [f32]) {
+    if layout.format == RowFormat::Model && !layout.index && layout.block() == MixedRow::BLOCK {
+        let (codes, halves_at) = (layout.coded(), layout.tail_offset());
+        return MixedRow { codes, halves_at, dim: layout.dim }.decode(rows, ahead, out);
+    }
+    for (row, out) in rows.iter().zip(out.chunks_exact_mut(layout.dim)) {
+        decode(layout, row, out);
     }
 }
 

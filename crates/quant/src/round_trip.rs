@@ -106,6 +106,47 @@ pub fn fp8_decode(codes: &[u8], scales: &[u8], block: usize, out: &mut [f32]) {
     }
 }
 
+/// Rows of E4M3 codes, [`MixedRow::BLOCK`] of them with each UE8M0 scale, with half-precision numbers behind.
+#[derive(Clone, Copy, Debug)]
+pub struct MixedRow {
+    /// Codes, at the row's beginning; whole blocks of them.
+    pub codes: usize,
+    /// Where half-precision numbers begin, in bytes. Scales begin behind the codes.
+    pub halves_at: usize,
+    /// Values in all.
+    pub dim: usize,
+}
+
+impl MixedRow {
+    /// Codes that share a scale.
+    pub const BLOCK: usize = 64;
+
+    /// Decodes rows, one after another in `out`, and asks for as many of those that are decoded next. The bits
+    /// are those of [`fp8_decode`] and [`f16_decode`].
+    ///
+    /// # Panics
+    ///
+    /// When `out` is too short for the rows, or a row for its parts.
+    pub fn decode(&self, rows: &[&[u8]], ahead: &[&[u8]], out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.codes.is_multiple_of(Self::BLOCK)
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+        {
+            // SAFETY: the function needs what has just been found.
+            return unsafe { crate::arch::x86_64::round_trip::mixed_rows(self, rows, ahead, out) };
+        }
+        // Nothing is asked for here.
+        let _ = ahead;
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(self.dim)) {
+            let (coded, tail) = out.split_at_mut(self.codes);
+            let (codes, scales) = row.split_at(self.codes);
+            fp8_decode(codes, scales, Self::BLOCK, coded);
+            f16_decode(&row[self.halves_at..][..2 * tail.len()], tail);
+        }
+    }
+}
+
 widest! {
     /// Codes without a kernel.
     fn fp8_rest / fp8_rest_portable(codes: &[u8], scale: f32, out: &mut [f32]) {

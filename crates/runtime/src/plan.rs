@@ -2,7 +2,7 @@
 
 /// A stream with at most this many tokens to feed is decoding: the token it chose last, and once
 /// after its prompt the prompt's last token again (the anchor lies before it).
-pub(crate) const DECODE_ROWS: usize = 2;
+const DECODE_ROWS: usize = 2;
 
 /// What one stream could use.
 #[derive(Clone, Copy, Debug)]

@@ -9,12 +9,16 @@ use engine::{Engine, Error, Feed, Options, Wanted};
 use crate::clock::Clock;
 use crate::event::{Event, Failure, FinishReason, TokenEvent};
 use crate::events::EventSender;
-use crate::plan::{Budget, DECODE_ROWS, Demand, plan};
+use crate::plan::{Budget, Demand, plan};
 use crate::queue::Queue;
 use crate::request::Request;
 use crate::sample::{Choice, Chooser, logprobs};
 use crate::stats::{Stats, Ticket};
 use crate::stream::Stream;
+
+/// Rows of a prompt that hold a step up no longer than receivers may be left alone: what is new in a prompt of
+/// which the rest is held.
+const SOON_ROWS: usize = 8;
 
 /// How the scheduler shares the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ impl Default for SchedulerOptions {
             prefill_rows: 256,
             event_buffer: 256,
             stall_limit: Duration::from_secs(30),
-            rest: Duration::from_millis(8),
+            rest: Duration::from_millis(16),
         }
     }
 }
@@ -187,7 +191,7 @@ impl<C: Clock> Scheduler<C> {
     /// Wakes receivers for what was left to them: those that have rested, and all where it may take
     /// long until the next token, since a prompt is read or everybody is full.
     fn wake(&mut self, planned: &[(u64, usize)], now: Duration) {
-        let is_soon = planned.iter().all(|(_, rows)| *rows <= DECODE_ROWS) && !planned.is_empty();
+        let is_soon = planned.iter().all(|(_, rows)| *rows <= SOON_ROWS) && !planned.is_empty();
         let rest = if is_soon { self.options.rest } else { Duration::ZERO };
         self.live.iter_mut().for_each(|stream| stream.wake(now, rest));
     }

@@ -134,7 +134,7 @@ impl Stream {
 
     /// Tells the receiver of a token. Waking it, and what it then writes, take more of a processor
     /// than all the rest of a token; so a fast stream's receiver is woken once in `rest`, for all
-    /// that came since.
+    /// that came since. All beat the same time, so that the thread that serves them wakes once.
     pub(crate) fn tell_token(&mut self, token: TokenEvent, (now, rest): (Duration, Duration)) {
         let event = Event::Token(token);
         self.has_left = self.rests(now, rest);
@@ -156,7 +156,8 @@ impl Stream {
     }
 
     fn rests(&self, now: Duration, rest: Duration) -> bool {
-        self.woken.is_some_and(|woken| now.saturating_sub(woken) < rest)
+        let beat = |time: Duration| time.as_nanos().checked_div(rest.as_nanos());
+        rest > Duration::ZERO && self.woken.is_some_and(|woken| beat(woken) == beat(now))
     }
 
     /// Whether nobody listens any more.

@@ -117,6 +117,11 @@ impl Sampler {
         Self { weights: Weights::new(n_vocab), logits: Vec::with_capacity(n_vocab) }
     }
 
+    /// Bytes that [`Sampler::new`] allocates.
+    pub fn bytes(n_vocab: usize) -> usize {
+        Weights::bytes(n_vocab) + 4 * n_vocab
+    }
+
     /// The next token.
     pub fn draw(&mut self, logits: &[f32], draw: &Draw) -> u32 {
         self.choose(logits, None, draw).unwrap_or_else(|| argmax(logits))

@@ -36,6 +36,11 @@ impl Weights {
         }
     }
 
+    /// Bytes that [`Weights::new`] allocates.
+    pub(super) fn bytes(n_vocab: usize) -> usize {
+        8 * n_vocab + 8 * n_vocab.div_ceil(BLOCK)
+    }
+
     /// Weighs logits against the best of them that may come; that weighs 1. What is further below it
     /// than `floor`, times `scale`, and tokens without a bit in `mask` are out.
     pub(super) fn weigh(

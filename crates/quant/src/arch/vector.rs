@@ -31,16 +31,18 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
     let mut lanes = [0f32; 8];
-    let (groups, last) = x.as_chunks_mut::<8>();
-    for group in groups {
-        for (lane, v) in lanes.iter_mut().zip(group) {
-            *v = exp(*v - max);
-            *lane += *v;
-        }
+    let add = |lanes: &mut [f32; 8], group: &[f32]| {
+        lanes.iter_mut().zip(group).for_each(|(lane, v)| *lane += v);
+    };
+    // Two groups at a time, for vectors of sixteen.
+    let (pairs, rest) = x.as_chunks_mut::<16>();
+    for pair in pairs {
+        pair.iter_mut().for_each(|v| *v = exp(*v - max));
+        pair.as_chunks::<8>().0.iter().for_each(|group| add(&mut lanes, group));
     }
-    for (lane, v) in lanes.iter_mut().zip(last) {
-        *v = exp(*v - max);
-        *lane += *v;
+    for group in rest.chunks_mut(8) {
+        group.iter_mut().for_each(|v| *v = exp(*v - max));
+        add(&mut lanes, group);
     }
     let l = lanes;
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
@@ -71,7 +73,12 @@ pub(crate) fn expand(last: &Expand<'_>, streams: &mut [f32]) {
     let mut whole = 0;
     if last.post.len() == 4 {
         whole = hidden - hidden % CHANNELS;
-        (0..whole).step_by(CHANNELS).for_each(|first| expand_wide::<4>(last, first, streams));
+        // No iterator's closure: it would be compiled for less than the table's instructions.
+        let mut first = 0;
+        while first < whole {
+            expand_wide::<4>(last, first, streams);
+            first += CHANNELS;
+        }
     }
     (whole..hidden).for_each(|i| expand_one(last, i, streams));
 }
@@ -87,16 +94,22 @@ fn expand_wide<const N: usize>(last: &Expand<'_>, first: usize, streams: &mut [f
     for (j, old) in old.iter_mut().enumerate() {
         old.copy_from_slice(&streams[j * hidden + first..][..CHANNELS]);
     }
-    let y = &y[first..][..CHANNELS];
+    let mut own = [0f32; CHANNELS];
+    own.copy_from_slice(&y[first..][..CHANNELS]);
     for k in 0..N {
-        let out = &mut streams[k * hidden + first..][..CHANNELS];
-        for (i, out) in out.iter_mut().enumerate() {
-            let mut mixed = comb[k] * old[0][i];
-            for j in 1..N {
-                mixed += comb[j * N + k] * old[j][i];
-            }
-            *out = post[k] * y[i] + mixed;
+        let mut mixed = [0f32; CHANNELS];
+        for i in 0..CHANNELS {
+            mixed[i] = comb[k] * old[0][i];
         }
+        for j in 1..N {
+            for i in 0..CHANNELS {
+                mixed[i] += comb[j * N + k] * old[j][i];
+            }
+        }
+        for i in 0..CHANNELS {
+            mixed[i] += post[k] * own[i];
+        }
+        streams[k * hidden + first..][..CHANNELS].copy_from_slice(&mixed);
     }
 }
 
@@ -141,37 +154,36 @@ pub(crate) fn pool(entry: &crate::dot::PoolEntry<'_>, sum: &mut [f32], weighted:
     }
 }
 
-/// `out[h][d] = fma(p[h][j], keys[j][d], out[h][d])` for `j` ascending, `HEADS` heads at a time; see
-/// [`Kernels::weighted_sum`](crate::dot::Kernels::weighted_sum).
+/// `out[h][d] = fma(p[h][j], keys[j][d], out[h][d])` for `j` ascending; see
+/// [`Kernels::weighted_sum`](crate::dot::Kernels::weighted_sum). `HEADS` at a time, then four, then one.
 #[inline(always)]
 pub(crate) fn weighted_sum<const HEADS: usize>(sum: &crate::dot::WeightedSum<'_>, out: &mut [f32]) {
-    let dim = sum.dim;
-    let n = if dim.is_multiple_of(16) { out.len() / dim } else { 0 };
-    let mut first = 0;
-    while first + HEADS <= n {
-        weighted_heads::<HEADS>(sum, first, &mut out[first * dim..][..HEADS * dim]);
-        first += HEADS;
-    }
-    while first + 4 <= n {
-        weighted_heads::<4>(sum, first, &mut out[first * dim..][..4 * dim]);
-        first += 4;
-    }
-    for (h, out) in out.chunks_mut(dim).enumerate().skip(first) {
-        for (j, key) in sum.keys.chunks_exact(dim).enumerate() {
-            let p = sum.weights[h * sum.stride + j];
-            out.iter_mut().zip(key).for_each(|(o, k)| *o = p.mul_add(*k, *o));
+    let (dim, mut first) = (sum.dim, 0);
+    let mut rest = out;
+    while !rest.is_empty() {
+        let left = rest.len() / dim;
+        let n = match left {
+            _ if !dim.is_multiple_of(16) => 1,
+            _ if left >= HEADS => HEADS,
+            4.. => 4,
+            _ => 1,
+        };
+        let (heads, behind) = rest.split_at_mut(n * dim);
+        if dim.is_multiple_of(16) {
+            for d in (0..dim).step_by(16) {
+                match n {
+                    1 => weighted_tile::<1>(sum, (first, d), heads),
+                    4 => weighted_tile::<4>(sum, (first, d), heads),
+                    _ => weighted_tile::<HEADS>(sum, (first, d), heads),
+                }
+            }
+        } else {
+            for (j, key) in sum.keys.chunks_exact(dim).enumerate() {
+                let p = sum.weights[first * sum.stride + j];
+                heads.iter_mut().zip(key).for_each(|(o, k)| *o = p.mul_add(*k, *o));
+            }
         }
-    }
-}
-
-#[inline(always)]
-fn weighted_heads<const HEADS: usize>(
-    sum: &crate::dot::WeightedSum<'_>,
-    first: usize,
-    out: &mut [f32],
-) {
-    for d in (0..sum.dim).step_by(16) {
-        weighted_tile::<HEADS>(sum, (first, d), out);
+        (first, rest) = (first + n, behind);
     }
 }
 

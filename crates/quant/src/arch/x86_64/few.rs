@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::gather_f16;
+use super::lanes::{add_products_with, gather_f16};
 use super::vnni::transpose;
 use crate::TensorType;
 use crate::dot::{Out, PANEL_COLS, RoundedRows, Scratch, Weights, picked};
@@ -77,7 +77,9 @@ impl Turned for Q8_0 {
             unsafe {
                 let low = _mm256_loadu_si256(at.add(r * stride + 2).cast());
                 let high = _mm256_loadu_si256(at.add((r + 8) * stride + 2).cast());
-                *row = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+                // A load under a mask leaves the shuffles their unit.
+                let low = _mm512_castsi256_si512(low);
+                *row = _mm512_mask_broadcast_i64x4(low, 0xF0, high);
             }
         }
         transpose(&rows)
@@ -108,12 +110,15 @@ impl Turned for Q8_0 {
         for (quad, column) in columns.iter().enumerate() {
             let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(*column));
             let odd = _mm512_srai_epi16::<8>(*column);
-            for (n, total) in totals.iter_mut().enumerate() {
-                // SAFETY: a row's block is 16 dwords.
-                let (first, second) =
-                    unsafe { (*acts.add(16 * n + quad), *acts.add(16 * n + 8 + quad)) };
-                *total = _mm512_dpwssd_epi32(*total, even, _mm512_set1_epi32(first));
-                *total = _mm512_dpwssd_epi32(*total, odd, _mm512_set1_epi32(second));
+            // All even ones first: neighbours that wait for each other's sums take an eighth longer.
+            for (half, pairs) in [even, odd].into_iter().enumerate() {
+                for (n, total) in totals.iter_mut().enumerate() {
+                    // SAFETY: a row's block is 16 dwords.
+                    unsafe {
+                        let at = acts.add(16 * n + 8 * half + quad);
+                        *total = add_products_with(*total, pairs, at);
+                    }
+                }
             }
         }
         totals
@@ -147,12 +152,13 @@ impl Turned for Mxfp4 {
             unsafe {
                 let at = at.add(r * stride + 1);
                 let four = _mm512_castsi128_si512(_mm_loadu_si128(at.cast()));
+                // Loads under masks leave the shuffles their unit.
                 let second = _mm_loadu_si128(at.add(4 * stride).cast());
-                let four = _mm512_inserti32x4::<1>(four, second);
+                let four = _mm512_mask_broadcast_i32x4(four, 0x00F0, second);
                 let third = _mm_loadu_si128(at.add(8 * stride).cast());
-                let four = _mm512_inserti32x4::<2>(four, third);
+                let four = _mm512_mask_broadcast_i32x4(four, 0x0F00, third);
                 let fourth = _mm_loadu_si128(at.add(12 * stride).cast());
-                *row = _mm512_inserti32x4::<3>(four, fourth);
+                *row = _mm512_mask_broadcast_i32x4(four, 0xF000, fourth);
             }
         }
         let [a, b, c, d] = rows;
@@ -181,26 +187,16 @@ impl Turned for Mxfp4 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
     unsafe fn scales(at: *const u8, stride: usize) -> __m512 {
-        let mut bytes = _mm_setzero_si128();
-        // SAFETY: a block starts with its scale.
-        unsafe {
-            bytes = _mm_insert_epi8::<0>(bytes, i32::from(*at));
-            bytes = _mm_insert_epi8::<1>(bytes, i32::from(*at.add(stride)));
-            bytes = _mm_insert_epi8::<2>(bytes, i32::from(*at.add(2 * stride)));
-            bytes = _mm_insert_epi8::<3>(bytes, i32::from(*at.add(3 * stride)));
-            bytes = _mm_insert_epi8::<4>(bytes, i32::from(*at.add(4 * stride)));
-            bytes = _mm_insert_epi8::<5>(bytes, i32::from(*at.add(5 * stride)));
-            bytes = _mm_insert_epi8::<6>(bytes, i32::from(*at.add(6 * stride)));
-            bytes = _mm_insert_epi8::<7>(bytes, i32::from(*at.add(7 * stride)));
-            bytes = _mm_insert_epi8::<8>(bytes, i32::from(*at.add(8 * stride)));
-            bytes = _mm_insert_epi8::<9>(bytes, i32::from(*at.add(9 * stride)));
-            bytes = _mm_insert_epi8::<10>(bytes, i32::from(*at.add(10 * stride)));
-            bytes = _mm_insert_epi8::<11>(bytes, i32::from(*at.add(11 * stride)));
-            bytes = _mm_insert_epi8::<12>(bytes, i32::from(*at.add(12 * stride)));
-            bytes = _mm_insert_epi8::<13>(bytes, i32::from(*at.add(13 * stride)));
-            bytes = _mm_insert_epi8::<14>(bytes, i32::from(*at.add(14 * stride)));
-            bytes = _mm_insert_epi8::<15>(bytes, i32::from(*at.add(15 * stride)));
+        // Joined by the integer units, which have nothing else to do.
+        let mut halves = [0u64; 2];
+        for (half, eight) in halves.iter_mut().enumerate() {
+            for r in 0..8 {
+                // SAFETY: a block starts with its scale.
+                let scale = unsafe { *at.add((8 * half + r) * stride) };
+                *eight |= u64::from(scale) << (8 * r);
+            }
         }
+        let bytes = _mm_set_epi64x(halves[1] as i64, halves[0] as i64);
         half_ue8m0(bytes)
     }
 

@@ -5,8 +5,7 @@ use std::arch::x86_64::*;
 
 use super::float::{self, Bf16, F16, F32, Float, NEAR};
 use crate::TensorType;
-use crate::arch::vector;
-use crate::dot::{Acts, Out, WeightedSum, Weights};
+use crate::dot::{Acts, Out, Weights};
 
 #[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
@@ -19,12 +18,6 @@ pub(super) unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>)
             _ => float::matmul(w, acts, out),
         }
     }
-}
-
-/// See [`vector::weighted_sum`]: sixteen channels are one vector here, and eight heads wait for no sum.
-#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
-pub(super) unsafe fn weighted_sum(sum: &WeightedSum<'_>, out: &mut [f32]) {
-    vector::weighted_sum::<8>(sum, out);
 }
 
 /// Weight rows of the lowest tile: two vectors.

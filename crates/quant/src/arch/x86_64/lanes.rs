@@ -1,5 +1,6 @@
 //! Moves between lanes that several kernels share.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Lane `i` of the result is the sum of the lanes of `v[i]`.
@@ -120,4 +121,44 @@ pub(super) fn reduce_each(v: &[__m256; 8]) -> __m256 {
 #[target_feature(enable = "avx2")]
 pub(super) fn widen(bytes: __m256i) -> [__m256i; 2] {
     [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)]
+}
+
+/// `total + a · b`, products of words two to a dword.
+///
+/// Of the intrinsic the compiler makes a multiplication and an addition where sums form a chain, unless it is told
+/// which processor it compiles for. The addition then takes turns from the multipliers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) fn add_products(mut total: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: it reads and writes these registers alone.
+    unsafe {
+        asm!(
+            "vpdpwssd {total}, {a}, {b}",
+            total = inout(zmm_reg) total,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    total
+}
+
+/// As [`add_products`], with the dword at `b` for every lane.
+///
+/// # Safety
+/// It must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) unsafe fn add_products_with(mut total: __m512i, a: __m512i, b: *const i32) -> __m512i {
+    // SAFETY: it reads the caller's dword and these registers, and writes one of them.
+    unsafe {
+        asm!(
+            "vpdpwssd {total}, {a}, dword ptr [{b}]{{1to16}}",
+            total = inout(zmm_reg) total,
+            a = in(zmm_reg) a,
+            b = in(reg) b,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    total
 }

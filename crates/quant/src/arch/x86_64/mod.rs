@@ -15,6 +15,7 @@ mod lanes;
 mod quantize;
 pub(crate) mod round_trip;
 mod vnni;
+mod wide;
 
 use std::arch::x86_64::__cpuid;
 
@@ -40,7 +41,11 @@ static AVX2: Isa = Isa {
 static VNNI: Isa = Isa {
     name: "avx512-vnni",
     matmul: matmul_vnni,
-    weighted_sum: float_wide::weighted_sum,
+    exp_sum: wide::exp_sum,
+    scale_max: wide::scale_max,
+    swiglu: wide::swiglu,
+    pool: wide::pool,
+    weighted_sum: wide::weighted_sum,
     ..AVX2
 };
 

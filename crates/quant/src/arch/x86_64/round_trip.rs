@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::f8::ue8m0_decode;
+use crate::round_trip::MixedRow;
 
 /// E4M3 codes times `scale`; returns how many were decoded: whole sixteens.
 ///
@@ -42,25 +43,72 @@ pub(crate) fn fp8_row(codes: &[u8], scales: &[u8], block: usize, out: &mut [f32]
 fn fp8_block(codes: &[u8], scale: f32, out: &mut [f32]) {
     let (groups, _) = codes.as_chunks::<32>();
     let (outs, _) = out.as_chunks_mut::<32>();
-    let (magnitude, nan) = (_mm512_set1_epi16(0x7F), _mm512_set1_epi16(0x7E00));
     // 2^8 times a code is exact, so that the factors may be multiplied first, unless that is infinite.
     let factors = if scale < 1e30 { [256.0 * scale, 1.0] } else { [256.0, scale] };
     let [first, second] = factors.map(|factor| _mm512_set1_ps(factor));
     for (codes, out) in groups.iter().zip(outs) {
-        // SAFETY: the array has 32 bytes.
-        let codes = _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) });
-        let bits = _mm512_and_si512(codes, magnitude);
-        let is_nan = _mm512_cmpeq_epi16_mask(bits, magnitude);
-        let half = _mm512_mask_mov_epi16(_mm512_slli_epi16::<7>(bits), is_nan, nan);
-        let sign = _mm512_slli_epi16::<8>(_mm512_andnot_si512(magnitude, codes));
-        let half = _mm512_or_si512(half, sign);
-        let low = _mm512_cvtph_ps(_mm512_castsi512_si256(half));
-        let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(half));
+        let [low, high] = fp8_halves(codes).map(|half| _mm512_mul_ps(half, first));
         // SAFETY: the array has 32 floats.
         unsafe {
-            let (low, high) = (_mm512_mul_ps(low, first), _mm512_mul_ps(high, first));
             _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(low, second));
             _mm512_storeu_ps(out.as_mut_ptr().add(16), _mm512_mul_ps(high, second));
+        }
+    }
+}
+
+/// 2^-8 times the values of codes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn fp8_halves(codes: &[u8; 32]) -> [__m512; 2] {
+    let (magnitude, nan) = (_mm512_set1_epi16(0x7F), _mm512_set1_epi16(0x7E00));
+    // SAFETY: the array has 32 bytes.
+    let codes = _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) });
+    let bits = _mm512_and_si512(codes, magnitude);
+    let is_nan = _mm512_cmpeq_epi16_mask(bits, magnitude);
+    let half = _mm512_mask_mov_epi16(_mm512_slli_epi16::<7>(bits), is_nan, nan);
+    let sign = _mm512_slli_epi16::<8>(_mm512_andnot_si512(magnitude, codes));
+    let half = _mm512_or_si512(half, sign);
+    [
+        _mm512_cvtph_ps(_mm512_castsi512_si256(half)),
+        _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(half)),
+    ]
+}
+
+/// Scales that stay finite when they are multiplied by 2^8, and are no subnormals.
+const PLAIN_SCALES: std::ops::RangeInclusive<u8> = 1..=246;
+
+/// See [`MixedRow::decode`].
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(crate) fn mixed_rows(shape: &MixedRow, rows: &[&[u8]], ahead: &[&[u8]], out: &mut [f32]) {
+    assert!(rows.len() * shape.dim <= out.len(), "room for the rows");
+    for (i, (row, out)) in rows.iter().zip(out.chunks_exact_mut(shape.dim)).enumerate() {
+        for line in ahead.get(i).unwrap_or(&&[][..]).chunks(64) {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+        let (coded, tail) = out.split_at_mut(shape.codes);
+        let (codes, scales) = row.split_at(shape.codes);
+        let (blocks, outs) = (codes.as_chunks::<64>().0, coded.as_chunks_mut::<64>().0);
+        for ((codes, out), scale) in blocks.iter().zip(outs).zip(scales) {
+            if !PLAIN_SCALES.contains(scale) {
+                fp8_block(codes, ue8m0_decode(*scale), out);
+                continue;
+            }
+            let factor = _mm512_set1_epi32((i32::from(*scale) + 8) << 23);
+            let factor = _mm512_castsi512_ps(factor);
+            let (codes, outs) = (codes.as_chunks::<32>().0, out.as_chunks_mut::<32>().0);
+            for (codes, out) in codes.iter().zip(outs) {
+                let [low, high] = fp8_halves(codes);
+                // SAFETY: the array has 32 floats.
+                unsafe {
+                    _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(low, factor));
+                    _mm512_storeu_ps(out.as_mut_ptr().add(16), _mm512_mul_ps(high, factor));
+                }
+            }
+        }
+        let halves = &row[shape.halves_at..][..2 * tail.len()];
+        let done = f16_wide(halves, tail);
+        if done < tail.len() {
+            crate::round_trip::f16_decode(&halves[2 * done..], &mut tail[done..]);
         }
     }
 }
@@ -69,6 +117,7 @@ fn fp8_block(codes: &[u8], scale: f32, out: &mut [f32]) {
 ///
 /// # Panics
 /// When `out` is shorter than the numbers.
+#[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn f16_wide(bytes: &[u8], out: &mut [f32]) -> usize {
     let (groups, rest) = bytes.as_chunks::<32>();

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::gemv::{BLOCKS, Near, OneRow, Places, ROWS, Sums};
 use super::lanes::{both, gather_f16, half_sums, quad};
+use crate::arch::x86_64::lanes::add_products;
 
 /// Activations are words here: bytes are widened by shifts, even ones and odd ones apart.
 pub(super) struct Q8_0;
@@ -37,7 +38,7 @@ impl OneRow for Q8_0 {
             let evens = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(bytes));
             let total = _mm512_madd_epi16(evens, even);
             let odds = _mm512_srai_epi16::<8>(bytes);
-            products[i / 4][i % 4] = _mm512_dpwssd_epi32(total, odds, odd);
+            products[i / 4][i % 4] = add_products(total, odds, odd);
         }
         let quads = [quad(products[0]), quad(products[1])];
         // SAFETY: a block starts with its scale.
