@@ -228,7 +228,8 @@ DEVICE void gemv_few(const GemvArgs& a) {
     if (!awaited) await_previous();
 }
 
-// A few bytes spill:
+// A few bytes spill, of the smaller one where devices have too little shared memory to run it (sm_120):
+// spills: gemv_few_8
 // spills: gemv_few_16
 KERNEL_EARLY(32 * WARPS, 1, gemv_few_8, GemvArgs) { gemv_few<1>(a); }
 KERNEL_EARLY(32 * WARPS, 1, gemv_few_16, GemvArgs) { gemv_few<2>(a); }

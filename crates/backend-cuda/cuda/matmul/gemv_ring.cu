@@ -161,6 +161,7 @@ DEVICE void gemv_ring(const GemvArgs& a) {
 }
 
 // The host knows the shared memory of each. The bits of a row are the same in all. A few bytes spill:
+// spills: ring_q8_0_16
 // spills: ring_q8_0_floats_16
 // spills: ring_q8_0_32
 #define GEMV(name, rows, depth, LAYOUTS) \
