@@ -307,10 +307,9 @@ DEVICE float combined(const CombineArgs& a, const float* parts, const float2* st
     return sum;
 }
 
-// grid: (256 channels of a head, rows). Puts the parts of a head together; turns it back and rounds it,
-// if that is wanted.
+// grid: (256 channels of a head, rows). Puts the parts of a head together and turns it back, if that is wanted:
+// heads that are not made of 256s, whose records nobody leaves.
 KERNEL_EARLY(256, 4, attend_combine, CombineArgs) {
-    SHARED float part[32];
     const uint32_t chunks = (a.dim + 255) / 256, head = blockIdx.x / chunks, r = blockIdx.y;
     const uint32_t i = blockIdx.x % chunks * 256 + threadIdx.x, tail = a.dim - 2 * a.rope.n_pairs;
     const bool exists = i < a.dim, turns = a.turn && exists && i >= tail;
@@ -331,9 +330,7 @@ KERNEL_EARLY(256, 4, attend_combine, CombineArgs) {
         rope_turn(sine, cosine, p, q);
         if (turns) v = second ? q : p;
     }
-    const uint64_t row = uint64_t(r) * a.n_heads + head;
-    if (a.out && exists) a.out[row * a.dim + i] = v;
-    a.rounded.put(row * (a.dim / 256) + i / 256, true, v, part);
+    if (a.out && exists) a.out[(uint64_t(r) * a.n_heads + head) * a.dim + i] = v;
 }
 
 // Warps of a block of attend_join, and splits whose values a lane has on their way at once.

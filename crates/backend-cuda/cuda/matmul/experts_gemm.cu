@@ -1,8 +1,8 @@
 // The chosen experts of many rows: pairs sorted by expert, so that an expert's weights are read once
 // for up to a tile of pairs.
 #include "gemm.cuh"
-#include "tile.cuh"
 #include "panel.cuh"
+#include "tile.cuh"
 
 struct ExpertsArgs {
     // The gate, or what its result goes through; the other matrix of the first product.

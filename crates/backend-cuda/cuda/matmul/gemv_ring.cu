@@ -161,16 +161,11 @@ DEVICE void gemv_ring(const GemvArgs& a) {
 }
 
 // The host knows the shared memory of each. The bits of a row are the same in all. A few bytes spill:
-// spills: ring_q8_0_16
 // spills: ring_q8_0_floats_16
-// spills: ring_q8_0_32
 #define GEMV(name, rows, depth, LAYOUTS) \
     KERNEL_EARLY(32 * WARPS, 1, name##_##rows, GemvArgs) { gemv_ring<rows, depth, LAYOUTS>(a); }
 
 GEMV(ring_q8_0, 4, 3, SET(LAYOUT_Q8_0))
-GEMV(ring_q8_0, 8, 3, SET(LAYOUT_Q8_0))
-GEMV(ring_q8_0, 16, 2, SET(LAYOUT_Q8_0))
-GEMV(ring_q8_0, 32, 2, SET(LAYOUT_Q8_0))
 GEMV(ring_q8_0_floats, 4, 3, SET(LAYOUT_Q8_0) | FLOAT_SET)
 GEMV(ring_q8_0_floats, 8, 3, SET(LAYOUT_Q8_0) | FLOAT_SET)
 GEMV(ring_q8_0_floats, 16, 2, SET(LAYOUT_Q8_0) | FLOAT_SET)

@@ -7,7 +7,7 @@ use backend::{Act, Result};
 use super::gemm::{self, Groups};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::{CHUNK_COLS, MANY_ROWS, Workspace, ring, unsupported, wide};
+use super::{CHUNK_COLS, MANY_KEPT_ROWS, MANY_ROWS, Workspace, ring, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::hyper_connection::NextArgs;
 
@@ -173,18 +173,21 @@ pub(super) fn product_next(
 /// leaves room for more rows. Those with rings have the same names behind `ring`.
 fn kernels(mut layouts: impl Iterator<Item = Layout> + Clone) -> &'static [Rows] {
     const Q8_0: [Rows; 4] = [
-        Rows::new(4, "gemv_q8_0_4", "ring_q8_0_4"),
-        Rows::new(8, "gemv_q8_0_8", "ring_q8_0_8"),
-        Rows::new(16, "gemv_q8_0_16", "ring_q8_0_16"),
-        Rows::new(32, "gemv_q8_0_32", "ring_q8_0_32"),
+        Rows::new(4, "gemv_q8_0_4", Some("ring_q8_0_4")),
+        // With rings more rows have those of `FEW`.
+        Rows::new(8, "gemv_q8_0_8", None),
+        Rows::new(16, "gemv_q8_0_16", None),
+        Rows::new(32, "gemv_q8_0_32", None),
     ];
     const FLOATS: [Rows; 3] = [
-        Rows::new(4, "gemv_q8_0_floats_4", "ring_q8_0_floats_4"),
-        Rows::new(8, "gemv_q8_0_floats_8", "ring_q8_0_floats_8"),
-        Rows::new(16, "gemv_q8_0_floats_16", "ring_q8_0_floats_16"),
+        Rows::new(4, "gemv_q8_0_floats_4", Some("ring_q8_0_floats_4")),
+        Rows::new(8, "gemv_q8_0_floats_8", Some("ring_q8_0_floats_8")),
+        Rows::new(16, "gemv_q8_0_floats_16", Some("ring_q8_0_floats_16")),
     ];
-    const ANY: [Rows; 2] =
-        [Rows::new(4, "gemv_any_4", "ring_any_4"), Rows::new(8, "gemv_any_8", "ring_any_8")];
+    const ANY: [Rows; 2] = [
+        Rows::new(4, "gemv_any_4", Some("ring_any_4")),
+        Rows::new(8, "gemv_any_8", Some("ring_any_8")),
+    ];
     if layouts.clone().all(|l| l == Layout::Q8_0) {
         &Q8_0
     } else if layouts.all(|l| l == Layout::Q8_0 || !l.is_chunked()) {
@@ -198,11 +201,11 @@ fn kernels(mut layouts: impl Iterator<Item = Layout> + Clone) -> &'static [Rows]
 struct Rows {
     max: usize,
     plain: &'static str,
-    ring: &'static str,
+    ring: Option<&'static str>,
 }
 
 impl Rows {
-    const fn new(max: usize, plain: &'static str, ring: &'static str) -> Self {
+    const fn new(max: usize, plain: &'static str, ring: Option<&'static str>) -> Self {
         Self { max, plain, ring }
     }
 }
@@ -256,9 +259,6 @@ impl Piece {
         let Some(first) = jobs.first() else { return Ok(()) };
         let cols = first.w.cols();
         let values = self.values(cols);
-        if self.rows.len() > MANY_ROWS {
-            return self.run_many(gpu, ws, &values, jobs);
-        }
         let kernels = kernels(jobs.iter().map(|job| job.w.layout()));
         let matrices = || jobs.iter().map(|job| job.w);
         let has_rings = {
@@ -268,6 +268,14 @@ impl Piece {
         let halves = has_rings && values.records() <= ws.half_records();
         // Kernels with rings know F16 weights only with halves.
         let has_rings = has_rings && (halves || matrices().all(|w| w.layout() != Layout::F16));
+        let one = |w: &Matrix| matches!(w.layout(), Layout::Q8_0 | Layout::F16);
+        let few = has_rings
+            && self.rows.len() > FOUR
+            && matrices().all(one)
+            && ring::has(gpu, ring::gemv_few_shared(2), matrices());
+        if self.rows.len() > if few { MANY_KEPT_ROWS } else { MANY_ROWS } {
+            return self.run_many(gpu, ws, &values, jobs);
+        }
         let values = Values { halves, ..values };
         let layouts = || jobs.iter().map(|job| job.w.layout());
         // One row with matrices in Q8_0 alone is rounded where it is used, unless it is rounded already.
@@ -278,11 +286,6 @@ impl Piece {
             && layouts().all(|l| l == Layout::Q8_0);
         let raw = values.round_unless(near, gpu, ws, layouts())?;
         let x = Activations { values: &values, has_rings, raw };
-        let one = |w: &Matrix| matches!(w.layout(), Layout::Q8_0 | Layout::F16);
-        let few = has_rings
-            && self.rows.len() > FOUR
-            && matrices().all(one)
-            && ring::has(gpu, ring::gemv_few_shared(2), matrices());
         let mut row = 0;
         while few && row < self.rows.len() {
             let left = self.rows.len() - row;
@@ -303,6 +306,27 @@ impl Piece {
         Ok(())
     }
 
+    /// All jobs for some rows, in units of so many panels.
+    fn arranged(
+        &self,
+        ws: &Workspace,
+        jobs: &[Job<'_>],
+        x: &Activations<'_>,
+        (row, n_rows): (usize, usize),
+        panels: impl Fn(&Matrix) -> usize,
+    ) -> GemvArgs {
+        let mut args = self.args(ws, x.values, x.raw, n_rows);
+        args.n_jobs = jobs.len() as u32;
+        let mut units = 0;
+        for (slot, job) in args.jobs.iter_mut().zip(jobs) {
+            *slot = self.job(ws, x.values, row, job);
+            slot.first_unit = units as u32;
+            units += self.groups.len() * (slot.group_panels as usize).div_ceil(panels(job.w));
+        }
+        args.n_units = units as u32;
+        args
+    }
+
     /// Some rows from row `row` of the piece on.
     fn launch(
         &self,
@@ -313,32 +337,20 @@ impl Piece {
         (row, n_rows): (usize, usize),
         rows: &Rows,
     ) -> Result<()> {
-        let (values, has_ring) = (x.values, x.has_rings);
-        let mut args = self.args(ws, values, x.raw, n_rows);
-        args.n_jobs = jobs.len() as u32;
-        let mut units = 0;
-        for (slot, job) in args.jobs.iter_mut().zip(jobs) {
-            let w = job.w;
-            *slot = self.job(ws, values, row, job);
-            slot.first_unit = units as u32;
-            let plain_panels = WARPS / warps_of_panel(w.chunks());
-            let panels = if has_ring { ring::unit_panels(w) } else { plain_panels };
-            units += self.groups.len() * (slot.group_panels as usize).div_ceil(panels);
-        }
-        args.n_units = units as u32;
-        if !has_ring {
+        let Some(name) = rows.ring.filter(|_| x.has_rings) else {
+            let panels = |w: &Matrix| WARPS / warps_of_panel(w.chunks());
+            let args = self.arranged(ws, jobs, x, (row, n_rows), panels);
             let kernel = Kernel::new("matmul/gemv", rows.plain);
-            return gpu.launch(&kernel, Launch::new(units, 256), &args);
-        }
+            return gpu.launch(&kernel, Launch::new(args.n_units as usize, 256), &args);
+        };
+        let args = self.arranged(ws, jobs, x, (row, n_rows), ring::unit_panels);
+        let launch = Launch::new((args.n_units as usize).min(gpu.sms()), ring::THREADS);
         let one = |l: Layout| matches!(l, Layout::Q8_0 | Layout::F16);
         if n_rows == 1 && jobs.iter().all(|job| one(job.w.layout())) {
-            let launch = Launch::new(units.min(gpu.sms()), ring::THREADS);
             return gpu.launch(&ONE, launch.shared(ring::ONE_SHARED), &args);
         }
-        let kernel = Kernel::new("matmul/gemv_ring", rows.ring);
-        let launch = Launch::new(units.min(gpu.sms()), ring::THREADS);
-        let launch = launch.shared(ring::gemv_shared(rows.max));
-        gpu.launch(&kernel, launch, &args)
+        let kernel = Kernel::new("matmul/gemv_ring", name);
+        gpu.launch(&kernel, launch.shared(ring::gemv_shared(rows.max)), &args)
     }
 
     /// The same by the kernels of `gemv_few.cu`.
@@ -351,17 +363,8 @@ impl Piece {
         (row, n_rows): (usize, usize),
         kernel: &Kernel,
     ) -> Result<()> {
-        let mut args = self.args(ws, x.values, false, n_rows);
-        args.n_jobs = jobs.len() as u32;
-        let mut units = 0;
-        for (slot, job) in args.jobs.iter_mut().zip(jobs) {
-            *slot = self.job(ws, x.values, row, job);
-            slot.first_unit = units as u32;
-            units +=
-                self.groups.len() * (slot.group_panels as usize).div_ceil(ring::unit_panels(job.w));
-        }
-        args.n_units = units as u32;
-        let launch = Launch::new(units.min(gpu.sms()), ring::THREADS);
+        let args = self.arranged(ws, jobs, x, (row, n_rows), ring::unit_panels);
+        let launch = Launch::new((args.n_units as usize).min(gpu.sms()), ring::THREADS);
         let shared = ring::gemv_few_shared(if kernel == &FEW[0].1 { 1 } else { 2 });
         gpu.launch(kernel, launch.shared(shared), &args)
     }

@@ -33,7 +33,9 @@ pub(crate) const CHUNK_COLS: usize = 256;
 /// Rows that the kernels for few rows take.
 const FEW_ROWS: usize = 8;
 /// Beyond these, weights that are read once for all rows repay their way through shared memory.
-const MANY_ROWS: usize = 64;
+const MANY_ROWS: usize = 32;
+/// The same where a warp keeps the activations of its columns (`cuda/matmul/gemv_few.cu`).
+const MANY_KEPT_ROWS: usize = 64;
 
 /// `out[r] = w · x[r]` for the first `n_rows` rows.
 pub(crate) fn matmul(

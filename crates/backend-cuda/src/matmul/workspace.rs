@@ -6,7 +6,7 @@ use backend::{Result, Shape};
 use quant::grids;
 
 use super::sorted::{COLUMNS_MIN, max_tiles};
-use super::{CHUNK_COLS, FEW_ROWS, MANY_ROWS, few, wide};
+use super::{CHUNK_COLS, FEW_ROWS, MANY_KEPT_ROWS, few, wide};
 use crate::gpu::{Buffer, DevicePtr, Gpu};
 
 /// Bytes of a record of rounded activations (`cuda/matmul/layout.cuh`).
@@ -98,7 +98,7 @@ impl Sizes {
         let sorted = |cols: usize| slots * chunks_of(cols) * CHUNK_COLS * 2;
         Self {
             records,
-            half_records: rows.min(MANY_ROWS) * chunks,
+            half_records: rows.min(MANY_KEPT_ROWS) * chunks,
             pairs,
             inner,
             results: usize::from(rows >= few::ROWS_MIN)
