@@ -47,12 +47,17 @@ DEVICE void barrier_wait(uint64_t*, uint32_t) { __syncwarp(); }
 
 #elif __CUDA_ARCH__ >= 900
 
-// Begins a copy of whole pieces of 16 bytes whose end the barrier counts.
+// Begins a copy of whole pieces of 16 bytes whose end the barrier counts. Weights are used once a step and are
+// more than the second cache holds: they are the first to leave it, so that instructions, constants and what
+// kernels hand on stay there.
 DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     shared_address(to)),
-                 "l"(from), "r"(bytes), "r"(shared_address(barrier))
-                 : "memory");
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+        : "memory");
 }
 // The barrier's next phase ends when so many bytes have come.
 DEVICE void barrier_expect(uint64_t* barrier, uint32_t bytes) {
