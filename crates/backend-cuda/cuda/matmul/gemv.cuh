@@ -35,9 +35,7 @@ struct GemvJob {
 struct GemvArgs {
     GemvJob jobs[MAX_JOBS];
     const uint32_t* grid;
-    // One row of values whose records the kernel makes for itself, and how many those are; or null.
-    const float* raw;
-    uint32_t n_jobs, n_rows, n_units, n_raw;
+    uint32_t n_jobs, n_rows, n_units, unused;
 
     MEMBER uint32_t job_of(uint32_t unit) const {
         uint32_t which = 0;

@@ -3,7 +3,6 @@
 // first, little code (a launch fetches it from the second cache), and sums that are added up for several
 // units at once. Where the results are a sublayer's output they may go straight into the streams (site_few.cuh).
 #include "site_few.cuh"
-#include "gemv.cuh"
 #include "one.cuh"
 
 #define DEPTH 3
@@ -12,12 +11,31 @@
 #define BATCH 4
 // Records that a block can make for itself.
 #define RAW_MAX 32
+#define MAX_JOBS 8
 
-// A unit of work: its weights from the first panel on, its slice of x, and its panels.
+// A matrix in units of work, each of one or more panels that follow each other.
+struct OneJob {
+    const uint8_t *w, *x;     // x null: the records that the kernel makes
+    float* out;
+    // Units before this job's, and those of each equal part of the rows, which meets a slice of x of its own.
+    uint32_t first_unit, units;
+    uint32_t x_slice_bytes, panel_bytes, group_panels, rows;
+    // Slots of a panel, panels of a unit, and what a warp's number is multiplied with to tell its panel, times 2^16.
+    uint32_t slots, panels, inverse, is_f16;
+};
+
+struct OneArgs {
+    OneJob jobs[MAX_JOBS];
+    // The row whose records the kernel makes for itself, and how many those are; or null.
+    const float* raw;
+    uint32_t n_jobs, n_units, n_raw, unused;
+};
+
+// A unit of work: its weights from the first panel on, its slice of x, where its rows go and how many they are.
 struct alignas(16) Found {
     const uint8_t *w, *x;
-    // Rows that the first panel begins with, and those of the group.
-    uint32_t job, first_row, group_row, end_row, panels;
+    float* out;
+    uint32_t rows, slots, panel_bytes, inverse, is_f16;
 };
 
 struct alignas(16) OneShared {
@@ -28,88 +46,69 @@ struct alignas(16) OneShared {
     uint64_t barriers[WARPS * DEPTH];
 };
 
-DEVICE uint32_t panels_at_once(uint32_t slots) { return slots < WARPS ? WARPS / slots : 1; }
-
-DEVICE void find(Found& f, const GemvArgs& a, const OneShared& s, uint32_t unit) {
-    f.job = a.job_of(unit);
-    const GemvJob& job = a.jobs[f.job];
-    const uint32_t cols = slot_cols(job.m.layout), slots = (job.m.cols + cols - 1) / cols;
-    const Unit u = job.unit(unit - job.first_unit, panels_at_once(slots));
-    const uint32_t left = (u.end_row - u.first_panel * CHUNK_ROWS + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    f.x = (a.raw ? s.records : job.x) + uint64_t(u.group) * job.x_slice_bytes;
-    f.first_row = u.first_panel * CHUNK_ROWS;
-    f.group_row = u.first_row;
-    f.end_row = u.end_row;
-    f.panels = min(left, panels_at_once(slots));
-    const bool is_f16 = job.m.layout == LAYOUT_F16;
-    const uint64_t panel_bytes = is_f16 ? uint64_t(CHUNK_ROWS) * job.m.cols * 2 : uint64_t(slots) * Q8_0_CHUNK;
-    f.w = job.m.w + u.first_panel * panel_bytes;
+DEVICE void find(Found& f, const OneArgs& a, const uint8_t* near, uint32_t unit) {
+    uint32_t j = 0;
+    while (j + 1 < a.n_jobs && unit >= a.jobs[j + 1].first_unit) j++;
+    const OneJob& job = a.jobs[j];
+    uint32_t at = unit - job.first_unit, group = 0;
+    while (at >= job.units) at -= job.units, group++;
+    at *= job.panels;
+    const uint32_t first = group * job.group_panels + at;
+    f.w = job.w + uint64_t(first) * job.panel_bytes;
+    f.x = (job.x ? job.x : near) + group * job.x_slice_bytes;
+    f.out = job.out + first * CHUNK_ROWS;
+    f.rows = min(min(job.group_panels - at, job.panels) * CHUNK_ROWS, job.rows - first * CHUNK_ROWS);
+    f.slots = job.slots;
+    f.panel_bytes = job.panel_bytes;
+    f.inverse = job.inverse;
+    f.is_f16 = job.is_f16;
 }
 
 // A warp's way through the slots of the units that are found.
 struct Way {
-    const GemvArgs& a;
-    const OneShared& s;
-    const uint8_t* w;
-    uint32_t unit, job, at;
-    // Slots of a panel; which panel of a unit is the warp's, and its first slot there.
-    uint32_t n, own, first;
-    bool is_f16;
+    const Found* found;
+    const uint8_t* from;
+    uint32_t unit, at, slots, rows, row_bytes;
 
-    MEMBER Way(const GemvArgs& args, const OneShared& shared) : a(args), s(shared), unit(0), job(MAX_JOBS) {}
-
-    MEMBER void enter(uint32_t next, uint32_t n_units) {
+    MEMBER void enter(const OneShared& s, uint32_t next, uint32_t n_units) {
         unit = next;
+        at = slots = 0;
         if (unit >= n_units) return;
-        const Found& f = s.found[unit];
-        if (f.job != job) {
-            job = f.job;
-            const Matrix& m = a.jobs[job].m;
-            const uint32_t warp = threadIdx.x / 32;
-            is_f16 = m.layout == LAYOUT_F16;
-            n = (m.cols + slot_cols(m.layout) - 1) / slot_cols(m.layout);
-            own = n < WARPS ? warp / n : 0;
-            first = n < WARPS ? warp % n : warp;
-        }
-        at = own < f.panels ? first : n;
-        w = f.w;
+        found = s.found + unit;
+        const uint32_t warp = threadIdx.x / 32, own = warp * found->inverse >> 16, before = own * CHUNK_ROWS;
+        at = warp - own * found->slots;
+        slots = before < found->rows ? found->slots : 0;
+        rows = found->rows - before;
+        from = found->w + own * found->panel_bytes;
+        row_bytes = found->is_f16 ? found->panel_bytes / CHUNK_ROWS : 0;
     }
-    MEMBER bool inside() const { return at < n; }
-    MEMBER const Matrix& matrix() const { return a.jobs[job].m; }
+    MEMBER bool inside() const { return at < slots; }
+    MEMBER void next() { at += WARPS; }
+    MEMBER void begin(Ring<DEPTH>& ring) const {
+        if (row_bytes == 0) ring.begin_at(from + at * Q8_0_CHUNK, Q8_0_CHUNK);
+        else ring.begin_rows_at(from + at * SLOT_ROW, row_bytes, rows);
+    }
 };
-
-DEVICE void begin_slot(Ring<DEPTH>& ring, const Way& way) {
-    if (!way.is_f16) {
-        return ring.begin_at(way.w + (uint64_t(way.own) * way.n + way.at) * Q8_0_CHUNK, Q8_0_CHUNK);
-    }
-    const uint32_t first_row = way.s.found[way.unit].first_row;
-    const Matrix& m = way.matrix();
-    ring.begin_rows(m.w, m.cols * 2, m.rows, first_row / CHUNK_ROWS + way.own, way.at);
-}
 
 // The results of the units from `first` on, each the sum of the parts of the warps that had its panel; to `near`
 // if that is given.
-DEVICE void store_batch(const GemvArgs& a, const OneShared& s, const float* sums, uint32_t first, uint32_t n_units,
-                        float* near) {
+DEVICE void store_batch(const OneShared& s, const float* sums, uint32_t first, uint32_t n_units, float* near) {
     const uint32_t k = threadIdx.x / (32 * WARPS / BATCH), thread = threadIdx.x % (32 * WARPS / BATCH);
     if (first + k >= n_units) return;
     const Found& f = s.found[first + k];
-    const GemvJob& job = a.jobs[f.job];
-    const uint32_t cols = slot_cols(job.m.layout);
-    const uint32_t warps = min((job.m.cols + cols - 1) / cols, uint32_t(WARPS));
-    for (uint32_t i = thread; i < f.panels * CHUNK_ROWS; i += 32 * WARPS / BATCH) {
-        if (f.first_row + i < f.group_row || f.first_row + i >= f.end_row) continue;
+    const uint32_t warps = min(f.slots, uint32_t(WARPS));
+    for (uint32_t i = thread; i < f.rows; i += 32 * WARPS / BATCH) {
         const float* from = sums + k * UNIT_SUMS + i / CHUNK_ROWS * warps * WARP_SUMS + i % CHUNK_ROWS;
         float sum = 0;
 #pragma unroll 8
         for (uint32_t w = 0; w < warps; w++) sum += from[w * WARP_SUMS];
         if (near) near[k * CHUNK_ROWS + i] = sum;
-        else job.out[f.first_row + i] = sum;
+        else f.out[i] = sum;
     }
 }
 
 // Rounds the row: a warp takes every sixteenth 256 of its columns.
-DEVICE void round_raw(const GemvArgs& a, OneShared& s) {
+DEVICE void round_raw(const OneArgs& a, OneShared& s) {
     Chunks<RAW_MAX / WARPS> chunks;
     chunks.load(a.raw, threadIdx.x / 32, WARPS, a.n_raw);
 #pragma unroll 1
@@ -135,7 +134,7 @@ DEVICE uint32_t units_of_block(uint32_t n_units) {
 }
 
 template <bool CROSSES>
-DEVICE void one_row(const GemvArgs& a, const NextArgs* next, Crossing* crossing) {
+DEVICE void one_row(const OneArgs& a, const NextArgs* next, Crossing* crossing) {
     DYNAMIC_SHARED(OneShared, shared);
     OneShared& s = *shared;
     Ring<DEPTH> ring;
@@ -150,24 +149,24 @@ DEVICE void one_row(const GemvArgs& a, const NextArgs* next, Crossing* crossing)
     // All units of the block, unless it has very many.
     for (uint32_t start = 0; start < all_units; start += UNITS) {
         const uint32_t n_units = min(all_units - start, uint32_t(UNITS));
-        if (threadIdx.x < n_units) find(s.found[threadIdx.x], a, s, unit_of<CROSSES>(start + threadIdx.x));
+        if (threadIdx.x < n_units) find(s.found[threadIdx.x], a, s.records, unit_of<CROSSES>(start + threadIdx.x));
         __syncthreads();
-        Way ahead(a, s), here(a, s);
-        ahead.enter(0, n_units);
+        Way ahead, here;
+        ahead.enter(s, 0, n_units);
         const auto fill = [&]() {
             while (!ring.full() && ahead.unit < n_units) {
                 if (ahead.inside()) {
-                    begin_slot(ring, ahead);
-                    ahead.at += WARPS;
+                    ahead.begin(ring);
+                    ahead.next();
                 } else {
-                    ahead.enter(ahead.unit + 1, n_units);
+                    ahead.enter(s, ahead.unit + 1, n_units);
                 }
             }
         };
         for (uint32_t unit = 0; unit < n_units; unit++) {
-            here.enter(unit, n_units);
+            here.enter(s, unit, n_units);
             float acc[2] = {0, 0};
-            for (;; here.at += WARPS) {
+            for (;; here.next()) {
                 fill();
                 if (!awaited) {
                     await_previous();
@@ -176,8 +175,8 @@ DEVICE void one_row(const GemvArgs& a, const NextArgs* next, Crossing* crossing)
                     awaited = true;
                 }
                 if (!here.inside()) break;
-                const uint8_t* records = s.found[unit].x;
-                if (here.is_f16) {
+                const uint8_t* records = here.found->x;
+                if (here.row_bytes != 0) {
                     x.load_halves(records + here.at * (HALVES_RECORD / 2));
                     add_one_f16(acc, ring.front(), x);
                 } else {
@@ -190,7 +189,7 @@ DEVICE void one_row(const GemvArgs& a, const NextArgs* next, Crossing* crossing)
             if (unit % BATCH + 1 < BATCH && unit + 1 < n_units) continue;
             __syncthreads();
             const uint32_t first = unit / BATCH * BATCH;
-            store_batch(a, s, s.sums[buffer], first, n_units, CROSSES ? crossing->y : nullptr);
+            store_batch(s, s.sums[buffer], first, n_units, CROSSES ? crossing->y : nullptr);
             buffer ^= 1;
             if constexpr (CROSSES) {
                 __syncthreads();
@@ -207,20 +206,18 @@ DEVICE void one_row(const GemvArgs& a, const NextArgs* next, Crossing* crossing)
     if (!awaited) await_previous();
 }
 
-KERNEL_EARLY(32 * WARPS, 1, gemv_one, GemvArgs) {
-    touch(a);
+KERNEL_EARLY(32 * WARPS, 1, gemv_one, OneArgs) {
     one_row<false>(a, nullptr, nullptr);
 }
 
-struct GemvNextArgs {
-    GemvArgs product;
+struct OneNextArgs {
+    OneArgs product;
     NextArgs next;
 };
 
 // Of one matrix in one group, whose rows are a site's channels: the results go into the streams, and the sums of
 // the site are left. grid: chunks of the site at most.
-KERNEL_EARLY(32 * WARPS, 1, gemv_one_next, GemvNextArgs) {
+KERNEL_EARLY(32 * WARPS, 1, gemv_one_next, OneNextArgs) {
     SHARED Crossing crossing;
-    touch(a);
     one_row<true>(a.product, &a.next, &crossing);
 }

@@ -160,20 +160,23 @@ struct Ring {
         held++;
     }
 
-    // The same with plain values: SLOT_ROW bytes of each of a panel's rows.
-    MEMBER void begin_rows(const uint8_t* w, uint32_t row_bytes, uint32_t rows, uint32_t panel, uint32_t at) {
-        uint64_t* barrier = barriers + next;
-        if (threadIdx.x % 32 == 0) {
-            barrier_expect(barrier, CHUNK_ROWS * SLOT_ROW);
-#pragma unroll 4
-            for (uint32_t i = 0; i < CHUNK_ROWS; i++) {
-                const uint32_t row = min(panel * CHUNK_ROWS + i, rows - 1);
-                bulk_copy(slots + next * PLACE_BYTES + i * SLOT_STRIDE,
-                          w + uint64_t(row) * row_bytes + at * SLOT_ROW, SLOT_ROW, barrier);
-            }
+    // The same with plain values: SLOT_ROW bytes of each of a panel's rows, of which so many exist; one row a lane.
+    MEMBER void begin_rows_at(const uint8_t* from, uint32_t row_bytes, uint32_t rows) {
+        const uint32_t i = threadIdx.x % 32;
+        if (i == 0) barrier_expect(barriers + next, CHUNK_ROWS * SLOT_ROW);
+        __syncwarp();
+        if (i < CHUNK_ROWS) {
+            bulk_copy(slots + next * PLACE_BYTES + i * SLOT_STRIDE, from + uint64_t(min(i, rows - 1)) * row_bytes,
+                      SLOT_ROW, barriers + next);
         }
         next = next + 1 == DEPTH ? 0 : next + 1;
         held++;
+    }
+
+    // The same from slot `at` of a panel of the matrix on.
+    MEMBER void begin_rows(const uint8_t* w, uint32_t row_bytes, uint32_t rows, uint32_t panel, uint32_t at) {
+        const uint32_t first = panel * CHUNK_ROWS;
+        begin_rows_at(w + uint64_t(first) * row_bytes + at * SLOT_ROW, row_bytes, rows - first);
     }
 
     // Begins to fill a slot with slot `at` of a panel; `w` is where the matrix begins.

@@ -7,11 +7,12 @@ use backend::{Act, Result};
 use super::gemm::{self, Groups};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
+use super::one::{self, OneArgs};
 use super::{CHUNK_COLS, MANY_KEPT_ROWS, MANY_ROWS, Workspace, ring, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::hyper_connection::NextArgs;
 
-const MAX_JOBS: usize = 8;
+pub(super) const MAX_JOBS: usize = 8;
 const ONE: Kernel = Kernel::new("matmul/gemv_one", "gemv_one");
 const ONE_NEXT: Kernel = Kernel::new("matmul/gemv_one", "gemv_one_next");
 /// Those of several rows of Q8_0 and F16, by how many they take.
@@ -44,29 +45,28 @@ struct GemvJob {
 struct GemvArgs {
     jobs: [GemvJob; MAX_JOBS],
     grid: DevicePtr,
-    raw: DevicePtr,
     n_jobs: u32,
     n_rows: u32,
     n_units: u32,
-    n_raw: u32,
+    unused: u32,
 }
 
 // SAFETY: `repr(C)`, as in `gemv.cuh`, without padding.
 unsafe impl Args for GemvJob {}
 
-// SAFETY: `repr(C)`, as in `gemv.cu`; `unused` fills a job's padding.
+// SAFETY: `repr(C)`, as in `gemv.cuh`; `unused` fills the padding.
 unsafe impl Args for GemvArgs {}
 
-/// The same, and where the results go.
+/// A product of one row, and where its results go.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct GemvNextArgs {
-    product: GemvArgs,
+struct OneNextArgs {
+    product: OneArgs,
     next: NextArgs,
 }
 
 // SAFETY: `repr(C)`, as in `gemv_one.cu`, without padding.
-unsafe impl Args for GemvNextArgs {}
+unsafe impl Args for OneNextArgs {}
 
 /// A matrix, and where its results go: row 0, and floats between rows.
 #[derive(Clone, Copy)]
@@ -160,11 +160,10 @@ pub(super) fn product_next(
         return Ok(false);
     }
     let raw = values.round_unless(true, gpu, ws, std::iter::once(w.layout()))?;
-    let mut args = piece.args(ws, &values, raw, 1);
-    args.jobs[0] = piece.job(ws, &values, 0, &Job { out: DevicePtr::NULL, stride: 0, w });
-    (args.n_jobs, args.n_units) = (1, w.rows().div_ceil(super::CHUNK_ROWS) as u32);
+    let job = Job { out: DevicePtr::NULL, stride: 0, w };
+    let product = OneArgs::new(ws, (&values, raw), &[job], 1, &piece.groups);
     let launch = Launch::new(next.chunks().min(gpu.sms()), ring::THREADS);
-    let args = GemvNextArgs { product: args, next: *next };
+    let args = OneNextArgs { product, next: *next };
     gpu.launch(&ONE_NEXT, launch.shared(ring::ONE_SHARED), &args)?;
     Ok(true)
 }
@@ -242,19 +241,6 @@ impl Piece {
         }
     }
 
-    /// What all jobs of a launch have in common.
-    fn args(&self, ws: &Workspace, values: &Values, raw: bool, n_rows: usize) -> GemvArgs {
-        GemvArgs {
-            jobs: [GemvJob::default(); MAX_JOBS],
-            grid: ws.grid(),
-            raw: if raw { values.x } else { DevicePtr::NULL },
-            n_jobs: 0,
-            n_rows: n_rows as u32,
-            n_units: 0,
-            n_raw: values.records() as u32,
-        }
-    }
-
     fn run(&self, gpu: &Gpu, ws: &Workspace, jobs: &[Job<'_>]) -> Result<()> {
         let Some(first) = jobs.first() else { return Ok(()) };
         let cols = first.w.cols();
@@ -283,7 +269,8 @@ impl Piece {
             && values.records() <= ring::RAW_MAX
             && values.n_rows == 1
             && cols.is_multiple_of(CHUNK_COLS)
-            && layouts().all(|l| l == Layout::Q8_0);
+            && layouts().all(|l| l == Layout::Q8_0)
+            && matrices().all(|w| one::takes(w, self.n_groups));
         let raw = values.round_unless(near, gpu, ws, layouts())?;
         let x = Activations { values: &values, has_rings, raw };
         let mut row = 0;
@@ -315,8 +302,14 @@ impl Piece {
         (row, n_rows): (usize, usize),
         panels: impl Fn(&Matrix) -> usize,
     ) -> GemvArgs {
-        let mut args = self.args(ws, x.values, x.raw, n_rows);
-        args.n_jobs = jobs.len() as u32;
+        let mut args = GemvArgs {
+            jobs: [GemvJob::default(); MAX_JOBS],
+            grid: ws.grid(),
+            n_jobs: jobs.len() as u32,
+            n_rows: n_rows as u32,
+            n_units: 0,
+            unused: 0,
+        };
         let mut units = 0;
         for (slot, job) in args.jobs.iter_mut().zip(jobs) {
             *slot = self.job(ws, x.values, row, job);
@@ -343,12 +336,13 @@ impl Piece {
             let kernel = Kernel::new("matmul/gemv", rows.plain);
             return gpu.launch(&kernel, Launch::new(args.n_units as usize, 256), &args);
         };
-        let args = self.arranged(ws, jobs, x, (row, n_rows), ring::unit_panels);
-        let launch = Launch::new((args.n_units as usize).min(gpu.sms()), ring::THREADS);
-        let one = |l: Layout| matches!(l, Layout::Q8_0 | Layout::F16);
-        if n_rows == 1 && jobs.iter().all(|job| one(job.w.layout())) {
-            return gpu.launch(&ONE, launch.shared(ring::ONE_SHARED), &args);
+        let launch = |units: usize| Launch::new(units.min(gpu.sms()), ring::THREADS);
+        if n_rows == 1 && jobs.iter().all(|job| one::takes(job.w, self.n_groups)) {
+            let args = OneArgs::new(ws, (x.values, x.raw), jobs, self.n_groups, &self.groups);
+            return gpu.launch(&ONE, launch(args.n_units()).shared(ring::ONE_SHARED), &args);
         }
+        let args = self.arranged(ws, jobs, x, (row, n_rows), ring::unit_panels);
+        let launch = launch(args.n_units as usize);
         let kernel = Kernel::new("matmul/gemv_ring", name);
         gpu.launch(&kernel, launch.shared(ring::gemv_shared(rows.max)), &args)
     }

@@ -9,6 +9,7 @@ mod experts;
 mod few;
 mod gemm;
 mod gemv;
+mod one;
 mod ring;
 mod round;
 mod sorted;

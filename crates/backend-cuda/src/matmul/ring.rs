@@ -9,7 +9,8 @@ use crate::gpu::Gpu;
 /// Warps of a block, and its threads.
 pub(super) const WARPS: usize = 16;
 pub(super) const THREADS: u32 = 32 * WARPS as u32;
-const SLOT_BYTES: usize = 4352;
+/// Bytes of a slot, and of a chunk of Q8_0.
+pub(super) const SLOT_BYTES: usize = 4352;
 /// Bytes of plain values that a slot holds of a row.
 const SLOT_ROW: usize = 256;
 /// The oldest device with the bulk copy engine.
