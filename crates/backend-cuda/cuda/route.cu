@@ -12,14 +12,17 @@ KERNEL(256, route, RouteArgs) {
 
 // The logits of two experts a block, for all rows; the block that is done last chooses. Blocks more write mixing
 // values. grid: experts / 2, and a block for each row of mixing values. Shared: as `route`; there are CHOICE_ROWS
-// rows at most. The width is made of eights.
-KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
+// rows at most. The width is made of eights. The next kernel begins only when x is there.
+KERNEL_HOLDING(32 * ROUTER_WARPS, 1, router, RouterArgs) {
     DYNAMIC_SHARED(float, scores);
     SHARED float sums[ROUTER_WARPS];
     SHARED SiteTotals totals;
     SHARED uint32_t last;
     const uint32_t routers = gridDim.x - a.n_mixes;
-    if (blockIdx.x >= routers) return mix_row(a.site, blockIdx.x - routers, totals);
+    if (blockIdx.x >= routers) {
+        let_next_begin();
+        return mix_row(a.site, blockIdx.x - routers, totals);
+    }
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_experts = a.route.n_experts;
     const uint32_t expert = blockIdx.x * ROUTER_EXPERTS + warp / SHARE;
     const uint32_t first = 8 * (lane + 32 * (warp % SHARE)), step = 8 * 32 * SHARE;
@@ -36,6 +39,7 @@ KERNEL_EARLY(32 * ROUTER_WARPS, 1, router, RouterArgs) {
         }
     }
     await_previous();
+    let_next_begin();
     for (uint32_t r = 0; r < a.route.n_rows; r++) {
         const float* x = a.x + uint64_t(r) * a.hidden;
         float sum = 0.0f;

@@ -129,6 +129,20 @@ struct Projection {
     }
 };
 
+// Values of a chunk's weights, and the bytes that they take as floats.
+#define PROJECT_ROWS (4 * PROJECTED)
+#define PROJECT_BYTES (PROJECT_ROWS * SITE_CHUNK * 4)
+
+// All weights of a chunk to shared memory, by all threads of a block, without waiting for them.
+DEVICE void ask_weights(const NextArgs& a, uint32_t chunk, uint8_t* to) {
+    const uint32_t size = a.project_type == FLOAT_F32 ? 4 : 2, pieces = SITE_CHUNK * size / 16;
+    const uint8_t* from = static_cast<const uint8_t*>(a.project) + chunk * SITE_CHUNK * size;
+    for (uint32_t i = threadIdx.x; i < PROJECT_ROWS * pieces; i += blockDim.x) {
+        copy_16(to + 16 * i, from + uint64_t(i / pieces) * a.hidden * size + i % pieces * 16);
+    }
+    copies_begin();
+}
+
 // Leaves the sums of a chunk of row r, whose lanes have a channel of all streams; a warp has one or two of the
 // products. `writes`: the streams too, which every warp has read then. Every thread of the block comes here.
 DEVICE void leave_chunk(const NextArgs& a, uint32_t r, uint32_t chunk, bool writes, const float (&z)[4],
@@ -182,32 +196,29 @@ DEVICE void expand_sums(const NextArgs& a, uint32_t r, uint32_t chunk, const Pro
 // What a block of a product's kernel shares for the site behind it.
 struct alignas(16) Crossing {
     float4 mix[PROJECTED / 4];
-    float y[2 * SITE_CHUNK];
+    float y[SITE_CHUNK];
     float part[8][SITE_SLOTS];
 };
 
-// What a product's kernel does for the site behind it, when its results are a row's whole output: those of 32
-// channels at a time go into the streams, as expand_sums does.
-struct Tail {
+// What a product's kernel does for the site behind it, when its results are a row's whole output: those of a chunk
+// go into the streams, as expand_sums does. The chunk's weights are on their way to `weights` (`ask_weights`). Every
+// thread of the block comes here, behind a barrier when the results lie in `c.y`.
+DEVICE void cross_site(const NextArgs& a, uint32_t chunk, const uint8_t* weights, Crossing& c) {
+    float z[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (threadIdx.x < 256) load_channel(a, 0, chunk * SITE_CHUNK + threadIdx.x % 32, z);
+    if (threadIdx.x < PROJECTED / 4) c.mix[threadIdx.x] = reinterpret_cast<const float4*>(a.old_mix)[threadIdx.x];
+    copies_wait<0>();
+    __syncthreads();
     Projection project;
-    float z[4];
-
-    // Weights, before the kernel's turn.
-    MEMBER void load_weights(const NextArgs& a, uint32_t chunk) { project.load(a, chunk); }
-
-    // The streams, and the mixing values to shared memory.
-    MEMBER void load(const NextArgs& a, uint32_t chunk, Crossing& c) {
-        z[0] = z[1] = z[2] = z[3] = 0.0f;
-        if (threadIdx.x < 256) load_channel(a, 0, chunk * SITE_CHUNK + threadIdx.x % 32, z);
-        if (threadIdx.x < PROJECTED / 4) c.mix[threadIdx.x] = reinterpret_cast<const float4*>(a.old_mix)[threadIdx.x];
+    const uint32_t warp = threadIdx.x / 32, first = warp / 4 * SITE_EACH;
+#pragma unroll
+    for (int k = 0; k < SITE_EACH; k++) {
+        const uint32_t at = ((first + k) * 4 + warp % 4) * SITE_CHUNK + threadIdx.x % 32;
+        project.raw[k] = warp < 8 ? load_raw(weights, at, a.project_type) : 0u;
     }
-
-    // Behind a barrier: results number `first` on are the chunk's.
-    MEMBER void leave(const NextArgs& a, uint32_t chunk, uint32_t first, Crossing& c) {
-        expand_channel(c.mix, c.y[first + threadIdx.x % 32], z);
-        leave_chunk(a, 0, chunk, true, z, project, c.part);
-    }
-};
+    expand_channel(c.mix, c.y[threadIdx.x % 32], z);
+    leave_chunk(a, 0, chunk, true, z, project, c.part);
+}
 
 // pre | post | comb of a row, from all sums. One warp.
 DEVICE void write_mix(const NextArgs& a, uint32_t r, const float* total, const float (&pre)[4], float inverse) {

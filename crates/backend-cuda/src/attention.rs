@@ -23,6 +23,8 @@ pub(crate) struct Workspace {
     q_raw: Act<Buffer>,
     kv_raw: Act<Buffer>,
     out_low: Act<Buffer>,
+    /// One row of it, rounded.
+    low_records: Buffer,
     pub(crate) meeting: compress::Meeting,
 }
 
@@ -38,7 +40,7 @@ impl Workspace {
     pub(crate) fn bytes(shape: &Shape) -> usize {
         let (rows, cols) = sizes(shape);
         let projections: usize = cols.iter().map(|cols| 4 * rows * cols).sum();
-        projections + compress::Meeting::bytes(shape)
+        projections + matmul::record_bytes(cols[3]) + compress::Meeting::bytes(shape)
     }
 
     pub(crate) fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
@@ -50,6 +52,7 @@ impl Workspace {
             q_raw: act("q_raw", q)?,
             kv_raw: act("kv_raw", kv)?,
             out_low: act("out_low", low)?,
+            low_records: gpu.alloc("rounded out_low", matmul::record_bytes(low))?,
             meeting: compress::Meeting::new(gpu, shape)?,
         })
     }
@@ -130,13 +133,14 @@ impl Layer<'_> {
         let what = Attention { kv: self.kv, layer: self.layer, selected, sinks, n_rows };
         attend::attend_raw(parts, (&buffers.heads, &own.q_raw), &what, &w.rope, n_groups)?;
         let (low, heads) = (&own.out_low, &buffers.heads);
-        matmul::grouped_matmul(gpu, products, low, heads, w.out_a.matrix()?, n_groups, n_rows)?;
-        let out_b = w.out_b.matrix()?;
-        if let Some(next) = next
-            && matmul::matmul_next(gpu, products, low, out_b, next)?
-        {
-            return Ok(true);
+        let (out_a, out_b) = (w.out_a.matrix()?, w.out_b.matrix()?);
+        if let Some(next) = next {
+            let (low, weights) = ((low, &own.low_records), (out_a, out_b));
+            if matmul::out_of_heads_next(gpu, products, low, heads, weights, n_groups, next)? {
+                return Ok(true);
+            }
         }
+        matmul::grouped_matmul(gpu, products, low, heads, out_a, n_groups, n_rows)?;
         matmul::matmul(gpu, products, y, low, out_b, n_rows)?;
         Ok(false)
     }

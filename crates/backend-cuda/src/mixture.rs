@@ -76,10 +76,11 @@ pub(crate) fn moe(
         RouterWeights::Hash { table } => Choice::Table(table.table()?),
     };
     let (routing, logits) = (&work.routing, &work.logits);
-    if !route::router(parts, routing, (logits, x), gate, &choice, (site, n_rows))? {
+    let routed = route::router(parts, routing, (logits, x), gate, &choice, (site, n_rows))?;
+    if !routed {
         matmul::matmul(gpu, products, logits, x, gate, n_rows)?;
         route::route(parts, routing, logits, &choice, n_rows)?;
     }
     let experts = (&w.routed, &w.shared);
-    matmul::mixture(gpu, products, (y, next), x, experts, &work.routing, n_rows)
+    matmul::mixture(gpu, products, (y, next), x, experts, &work.routing, (n_rows, routed))
 }

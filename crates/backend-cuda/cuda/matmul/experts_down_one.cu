@@ -20,35 +20,30 @@ struct alignas(16) DownShared {
     uint8_t slots[WARPS * DEPTH * PLACE_BYTES];
     float sums[2][BATCH * UNIT_SUMS];
     Crossing crossing;
-    // Weights of the site behind, of the first eight warps' threads.
-    uint32_t project[SITE_EACH][256];
+    // Weights of the site behind.
+    uint8_t project[PROJECT_BYTES];
     uint64_t barriers[WARPS * DEPTH];
     uint32_t ids[MAX_USED];
     // Records of the pairs, where the kernel makes them.
     uint8_t records[16];
 };
 
-// A lane's operands of two chunks of activations with one scale each: codes of column 0, which is the row's, and
-// sums of 16 codes, their upper bits in column 0 and the rest in column 1.
+// A lane's operands of a chunk of activations with one scale: codes of column 0, which is the row's, and sums of 16
+// codes, their upper bits in column 0 and the rest in column 1.
 struct Q2Operands {
-    uint32_t b[2][2 * TILES], sums[2];
-    float scale[2];
+    uint32_t b[2 * TILES], sums;
+    float scale;
 
-    MEMBER void load(const uint8_t* record, uint32_t n) {
+    MEMBER void load(const uint8_t* at) {
         const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
-        for (uint32_t i = 0; i < 2; i++) {
-            if (i >= n) break;
-            const uint8_t* at = record + i * ACT256_RECORD;
-#pragma unroll
-            for (uint32_t k = 0; k < 4; k++) {
-                uint4 four = make_uint4(0, 0, 0, 0);
-                if (g == 0) four = load16(at + 64 * k + 16 * t);
-                b[i][4 * k] = four.x, b[i][4 * k + 1] = four.y, b[i][4 * k + 2] = four.z, b[i][4 * k + 3] = four.w;
-            }
-            sums[i] = g < 2 ? load4(at + ACT_SCALES + 16 * g + 4 * t) : 0u;
-            scale[i] = *reinterpret_cast<const float*>(at + ACT256_SCALE);
+        for (uint32_t k = 0; k < 4; k++) {
+            uint4 four = make_uint4(0, 0, 0, 0);
+            if (g == 0) four = load16(at + 64 * k + 16 * t);
+            b[4 * k] = four.x, b[4 * k + 1] = four.y, b[4 * k + 2] = four.z, b[4 * k + 3] = four.w;
         }
+        sums = g < 2 ? load4(at + ACT_SCALES + 16 * g + 4 * t) : 0u;
+        scale = *reinterpret_cast<const float*>(at + ACT256_SCALE);
     }
 };
 
@@ -73,7 +68,7 @@ DEVICE void add_four_tiles(int (&single)[4], int (&fourfold)[4], const uint4& q,
 }
 
 // Adds the products of a chunk of Q2_K to the sums of rows g and g + 8, in the lanes of column 0.
-DEVICE void add_one_q2_k(float (&acc)[2], const uint8_t* chunk, const Q2Operands& x, int i) {
+DEVICE void add_one_q2_k(float (&acc)[2], const uint8_t* chunk, const Q2Operands& x) {
     Q2K::Raw w;
     Q2K::load(w, Near{chunk}, threadIdx.x % 32);
     int single[4] = {0, 0, 0, 0}, fourfold[4] = {0, 0, 0, 0}, minima[4] = {0, 0, 0, 0};
@@ -84,17 +79,17 @@ DEVICE void add_one_q2_k(float (&acc)[2], const uint8_t* chunk, const Q2Operands
     for (int half = 0; half < 2; half++) {
         const uint32_t order = half == 0 ? 0x5140 : 0x7362;
         add_four_tiles(single, fourfold, w.q[half], __byte_perm(even[0], odd[0], order),
-                       __byte_perm(even[1], odd[1], order), x.b[i] + 8 * half);
+                       __byte_perm(even[1], odd[1], order), x.b + 8 * half);
     }
     uint32_t mins[2];
     Q2K::mins(mins, w);
-    mma_s8_k16(minima, mins, x.sums[i]);
+    mma_s8_k16(minima, mins, x.sums);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const float total = float(single[2 * half] + (fourfold[2 * half] >> 2));
         const float least = float(16 * minima[2 * half] + minima[2 * half + 1]);
         const float sum = Q2K::d(w, half) * total - Q2K::dmin(w, half) * least;
-        acc[half] = fmaf(sum, x.scale[i], acc[half]);
+        acc[half] = fmaf(sum, x.scale, acc[half]);
     }
 }
 
@@ -175,14 +170,13 @@ struct Inputs {
     }
 };
 
-// Adds what `add` finds of the warp's next two slots, of which one is in either panel.
+// Adds a chunk's products in either panel: a loop, since code that is met once costs more than it computes.
 template <class Add>
-DEVICE void add_panels(float (&acc)[2][2], Way& here, Add add) {
+DEVICE void add_panels(float (&acc)[2][2], const uint8_t* one, const uint8_t* other, Add add) {
 #pragma unroll 1
     for (uint32_t panel = 0; panel < 2; panel++) {
         float sums[2] = {0, 0};
-        add(sums);
-        here.next();
+        add(sums, panel == 0 ? one : other);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             acc[0][half] += panel == 0 ? sums[half] : 0.0f;
@@ -191,53 +185,38 @@ DEVICE void add_panels(float (&acc)[2][2], Way& here, Add add) {
     }
 }
 
-// The sums of the warp's slots of a chunk.
+// The sums of the warp's slots of a chunk of results: of every column, those of both panels.
 template <class Fill>
 DEVICE void add_chunk_slots(float (&acc)[2][2], const DownArgs& a, const Inputs& in, DownRing& ring, Way& here,
                             Fill fill) {
     while (here.inside()) {
-        if (here.shared()) {
+        const bool is_shared = here.shared();
+        const uint8_t *one = ring.place(0), *other = ring.place(is_shared ? 2 : 1);
+        if (is_shared) {
             Operands x;
             x.from = nullptr;
             x.load_32(in.shared_x + here.slot * ACT32_RECORD);
-            add_panels(acc, here, [&](float (&sums)[2]) {
-                add_one_q8_0(sums, ring.front_of_two(), x);
-                ring.pop_two();
-                fill();
-            });
+            add_panels(acc, one, other, [&](float (&sums)[2], const uint8_t* w) { add_one_q8_0(sums, w, x); });
+            ring.pop_two();
+            ring.pop_two();
         } else {
+            const uint8_t* records = in.x + here.term * a.row_bytes + here.slot * (2 * ACT256_RECORD);
             const uint32_t chunks = here.chunks();
-            Q2Operands x;
-            x.load(in.x + here.term * a.row_bytes + here.slot * (2 * ACT256_RECORD), chunks);
-            add_panels(acc, here, [&](float (&sums)[2]) {
-                const uint8_t* slot = ring.front();
-                add_one_q2_k(sums, slot, x, 0);
-                if (chunks > 1) add_one_q2_k(sums, slot + Q2_K_CHUNK, x, 1);
-                ring.pop();
-                fill();
-            });
+#pragma unroll 1
+            for (uint32_t i = 0; i < chunks; i++) {
+                Q2Operands x;
+                x.load(records + i * ACT256_RECORD);
+                const uint32_t at = i * Q2_K_CHUNK;
+                add_panels(acc, one + at, other + at,
+                           [&](float (&sums)[2], const uint8_t* w) { add_one_q2_k(sums, w, x); });
+            }
+            ring.pop();
+            ring.pop();
         }
+        here.next();
+        here.next();
+        fill();
     }
-}
-
-// Registers are for the products until these are done.
-DEVICE void keep_weights(const NextArgs& next, uint32_t chunk, DownShared& s) {
-    if (threadIdx.x >= 256) return;
-    Projection p;
-    p.load(next, chunk);
-#pragma unroll
-    for (int k = 0; k < SITE_EACH; k++) s.project[k][threadIdx.x] = p.raw[k];
-}
-
-// The results of a chunk go into the streams.
-DEVICE void cross(const NextArgs& next, uint32_t chunk, DownShared& s) {
-    Tail tail;
-    tail.load(next, chunk, s.crossing);
-    if (chunk != blockIdx.x) keep_weights(next, chunk, s);
-#pragma unroll
-    for (int k = 0; k < SITE_EACH; k++) tail.project.raw[k] = s.project[k][threadIdx.x % 256];
-    __syncthreads();
-    tail.leave(next, chunk, 0, s.crossing);
 }
 
 // grid: chunks of 32 results, at most. One row; the number of results is made of 32s. The choice of experts is there
@@ -262,7 +241,7 @@ KERNEL_EARLY(32 * WARPS, 1, one_down_q2_k, DownNextArgs) {
         }
     };
     fill();
-    if (crosses) keep_weights(a.next, blockIdx.x, s);
+    if (crosses) ask_weights(a.next, blockIdx.x, s.project);
     await_previous();
     const Inputs in(down, s);
     uint32_t buffer = 0;
@@ -283,6 +262,9 @@ KERNEL_EARLY(32 * WARPS, 1, one_down_q2_k, DownNextArgs) {
             if (crosses) s.crossing.y[threadIdx.x] = total;
             else down.out[row] = total;
         }
-        if (crosses) cross(a.next, here.chunk, s);
+        if (!crosses) continue;
+        if (here.chunk != blockIdx.x) ask_weights(a.next, here.chunk, s.project);
+        __syncthreads();
+        cross_site(a.next, here.chunk, s.project, s.crossing);
     }
 }

@@ -7,16 +7,53 @@
 
 #define DEPTH 2
 #define HALF (WARPS / 2)
-// Units whose sums are added up at once.
+// Units of a block, and those whose sums are added up at once.
+#define UNITS 32
 #define BATCH 8
+
+struct OneUpArgs {
+    UpArgs up;
+    // Panels of an expert; units of the shared one. `knows_x`: x is there when the kernel begins.
+    uint32_t panels, n_shared, n_units, knows_x;
+};
+
+// A unit of work: a panel of the gate and of up for one pair. Half of the warps take the gate.
+struct alignas(16) Found {
+    const uint8_t *w[2], *x[2];
+    float* out;
+    float weight;
+    // Slots of a panel, chunks of a panel, rows that are there.
+    uint32_t slots, chunks, rows, is_q8_0;
+};
 
 struct alignas(16) OneShared {
     uint32_t grid[SPREAD_GRID / 4];
     uint8_t slots[WARPS * DEPTH * SLOT_BYTES];
     float sums[2][BATCH * UNIT_SUMS];
     uint64_t barriers[WARPS * DEPTH];
-    uint32_t ids[MAX_USED];
+    Found found[UNITS];
 };
+
+// Unit `unit` of all: panels of the shared expert come first.
+DEVICE void find(Found& f, const OneUpArgs& a, uint32_t unit) {
+    const bool is_shared = unit < a.n_shared;
+    const Bank& bank = a.up.banks[is_shared ? 1 : 0];
+    uint32_t panel = is_shared ? unit : unit - a.n_shared, pair = 0;
+    while (panel >= a.panels) panel -= a.panels, pair++;
+    const uint32_t id = bank.ids ? __ldcg(bank.ids + pair) : 0;
+    f.weight = pair_value(bank, id, bank.weights ? __ldcg(bank.weights + pair) : 1.0f);
+    f.is_q8_0 = bank.gate.layout == LAYOUT_Q8_0;
+    f.chunks = chunks_of(bank.gate.cols);
+    f.slots = f.is_q8_0 ? f.chunks : (f.chunks + 1) / 2;
+    const uint64_t at = min(id, bank.n_experts - 1) * bank.gate.expert_bytes
+        + uint64_t(panel * f.chunks) * (f.is_q8_0 ? Q8_0_CHUNK : IQ2_XXS_CHUNK);
+    f.w[0] = bank.gate.w + at;
+    f.w[1] = bank.up.w + at;
+    f.x[0] = bank.gate_x;
+    f.x[1] = bank.up_x;
+    f.out = bank.out + uint64_t(pair) * bank.gate.rows + panel * CHUNK_ROWS;
+    f.rows = min(bank.gate.rows - panel * CHUNK_ROWS, uint32_t(CHUNK_ROWS));
+}
 
 // A lane's operands of two chunks of activations with one scale each.
 struct TwoChunks {
@@ -58,65 +95,36 @@ DEVICE void add_one_iq2_xxs(float (&acc)[2], const uint8_t* chunk, const uint32_
     }
 }
 
-// A warp's way through the units of its block, as in experts_ring.cu: a unit is a panel of both matrices for
-// one pair, the shared expert's first. Half of the warps take the gate.
+// A warp's way through the slots of the units that are found.
 struct Way {
-    const UpArgs& a;
-    const OneShared& s;
-    const uint8_t* w;
-    // Slots of a panel and their bytes.
-    uint32_t n, slot_bytes, last_bytes;
-    uint32_t bank, pair, panel, panels, at, unit;
+    const uint8_t *from, *x;
+    uint32_t unit, at, slots, chunks, is_q8_0;
 
-    MEMBER Way(const UpArgs& args, const OneShared& shared)
-        : a(args), s(shared), n(0), bank(1), pair(0), panel(blockIdx.x), unit(0) {
-        panels = (a.banks[0].gate.rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-        if (a.banks[1].n_pairs > 0) measure();
-        settle();
-    }
-    MEMBER bool is_up() const { return threadIdx.x / 32 >= HALF; }
-    MEMBER const Matrix& matrix() const { return is_up() ? a.banks[bank].up : a.banks[bank].gate; }
-    MEMBER bool more() const { return pair < a.banks[bank].n_pairs; }
-    MEMBER void measure() {
-        const Matrix& m = matrix();
-        const uint32_t cols = slot_cols(m.layout), bytes = chunk_bytes(m.layout);
-        n = (m.cols + cols - 1) / cols;
-        slot_bytes = cols / CHUNK_COLS * bytes;
-        last_bytes = chunks_of(m.cols) * bytes - (n - 1) * slot_bytes;
-        w = m.w;
-    }
-    MEMBER void settle() {
-        while (panel >= panels) panel -= panels, pair++;
-        if (bank == 1 && pair >= a.banks[1].n_pairs) {
-            pair -= a.banks[1].n_pairs;
-            bank = 0;
-            measure();
-        }
+    MEMBER void enter(const Found* found, uint32_t next, uint32_t n_units) {
+        unit = next;
         at = threadIdx.x / 32 % HALF;
+        slots = 0;
+        if (unit >= n_units) return;
+        const Found& f = found[unit];
+        const uint32_t which = threadIdx.x / 32 / HALF;
+        from = f.w[which];
+        x = f.x[which];
+        slots = f.slots;
+        chunks = f.chunks;
+        is_q8_0 = f.is_q8_0;
     }
-    MEMBER void next() {
-        panel += gridDim.x;
-        unit++;
-        settle();
-    }
-    MEMBER const uint8_t* slot() const {
-        const uint32_t id = bank ? 0 : min(s.ids[pair], a.banks[0].n_experts - 1);
-        const uint32_t panel_bytes = (n - 1) * slot_bytes + last_bytes;
-        return w + id * matrix().expert_bytes + uint64_t(panel) * panel_bytes + at * slot_bytes;
+    MEMBER bool inside() const { return at < slots; }
+    MEMBER uint32_t chunks_here() const { return min(chunks - 2 * at, 2u); }
+    MEMBER void begin(Ring<DEPTH>& ring) const {
+        if (is_q8_0) ring.begin_at(from + at * Q8_0_CHUNK, Q8_0_CHUNK);
+        else ring.begin_at(from + at * (2 * IQ2_XXS_CHUNK), chunks_here() * IQ2_XXS_CHUNK);
     }
 };
 
 // out = weight * silu(min(gate, clamp)) * clamp(up), of the units from `first` on.
-DEVICE void store_gated(const UpArgs& a, const OneShared& s, const float* sums, uint32_t first, uint32_t end) {
+DEVICE void store_gated(const OneUpArgs& a, const Found* found, const float* sums, uint32_t first, uint32_t end) {
     const uint32_t unit = first + threadIdx.x / CHUNK_ROWS, row = threadIdx.x % CHUNK_ROWS;
-    if (threadIdx.x >= BATCH * CHUNK_ROWS || unit >= end) return;
-    const uint32_t panels = (a.banks[0].gate.rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    const uint32_t all = blockIdx.x + unit * gridDim.x, panel = all % panels;
-    uint32_t pair = all / panels;
-    const bool is_shared = pair < a.banks[1].n_pairs;
-    if (!is_shared) pair -= a.banks[1].n_pairs;
-    const Bank& bank = a.banks[is_shared ? 1 : 0];
-    if (panel * CHUNK_ROWS + row >= bank.gate.rows) return;
+    if (threadIdx.x >= BATCH * CHUNK_ROWS || unit >= end || row >= found[unit].rows) return;
     const float* from = sums + threadIdx.x / CHUNK_ROWS * UNIT_SUMS + row;
     float gate = 0, up = 0;
 #pragma unroll
@@ -124,57 +132,65 @@ DEVICE void store_gated(const UpArgs& a, const OneShared& s, const float* sums, 
         gate += from[w * WARP_SUMS];
         up += from[(HALF + w) * WARP_SUMS];
     }
-    const float weight = pair_weight(bank, pair, is_shared ? 0 : s.ids[pair]);
-    const float value = weight * swiglu_value(gate, up, bank.clamp);
-    bank.out[uint64_t(pair) * bank.gate.rows + panel * CHUNK_ROWS + row] = value;
+    const float clamp = a.up.banks[blockIdx.x + unit * gridDim.x < a.n_shared ? 1 : 0].clamp;
+    found[unit].out[row] = found[unit].weight * swiglu_value(gate, up, clamp);
 }
 
-KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, UpArgs) {
+// Where x is there before the choice of experts is, the shared one is done with before the kernel's turn.
+KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, OneUpArgs) {
     DYNAMIC_SHARED(OneShared, shared);
-    touch(a);
     OneShared& s = *shared;
     Ring<DEPTH> ring;
     ring.start(s.slots, s.barriers);
-    Way ahead(a, s);
-    bool chosen = false;
+    // Units of the block, and those of the shared expert, which are known.
+    const uint32_t b = blockIdx.x, grid = gridDim.x;
+    const uint32_t n_units = (a.n_units - b + grid - 1) / grid;
+    const uint32_t n_shared = b < a.n_shared ? (a.n_shared - b + grid - 1) / grid : 0;
+    if (threadIdx.x < n_shared) find(s.found[threadIdx.x], a, b + threadIdx.x * grid);
+    __syncthreads();
+    Way ahead, here;
+    ahead.enter(s.found, 0, n_shared);
+    bool known = false;
     const auto fill = [&]() {
-        while (!ring.full() && ahead.more() && (chosen || ahead.bank == 1)) {
-            if (ahead.at < ahead.n) {
-                ring.begin_at(ahead.slot(), ahead.at + 1 == ahead.n ? ahead.last_bytes : ahead.slot_bytes);
+        const uint32_t end = known ? n_units : n_shared;
+        while (!ring.full() && ahead.unit < end) {
+            if (ahead.inside()) {
+                ahead.begin(ring);
                 ahead.at += HALF;
             } else {
-                ahead.next();
+                ahead.enter(s.found, ahead.unit + 1, end);
             }
         }
     };
     fill();
-    spread_grid<WARPS>(s.grid, a.grid);
-    await_previous();
-    // The choice is there: the next kernel asks for its experts' weights as soon as there is room.
-    let_next_begin();
-    if (threadIdx.x < a.banks[0].n_pairs) s.ids[threadIdx.x] = a.banks[0].ids ? __ldcg(a.banks[0].ids + threadIdx.x) : 0;
-    __syncthreads();
-    chosen = true;
+    spread_grid<WARPS>(s.grid, a.up.grid);
     TwoChunks two;
     Operands one;
     one.from = nullptr;
     const uint8_t* held = nullptr;
     uint32_t buffer = 0, first = 0;
-    Way here(a, s);
-    while (here.more()) {
-        const Bank& bank = a.banks[here.bank];
-        const uint8_t* x = here.is_up() ? bank.up_x : bank.gate_x;
-        const Matrix& m = here.matrix();
+    for (uint32_t unit = 0; unit < n_units; unit++) {
+        if (!known && (unit >= n_shared || !a.knows_x)) {
+            await_previous();
+            // The choice is there: the next kernel asks for its experts' weights as soon as there is room.
+            let_next_begin();
+            const uint32_t routed = n_shared + threadIdx.x;
+            if (routed < n_units) find(s.found[routed], a, b + routed * grid);
+            __syncthreads();
+            known = true;
+            if (ahead.unit >= n_shared) ahead.enter(s.found, n_shared, n_units);
+        }
+        here.enter(s.found, unit, n_units);
         float acc[2] = {0, 0};
         for (;; here.at += HALF) {
             fill();
-            if (here.at >= here.n) break;
-            if (m.layout == LAYOUT_Q8_0) {
-                one.load_32(x + here.at * ACT32_RECORD);
+            if (!here.inside()) break;
+            if (here.is_q8_0) {
+                one.load_32(here.x + here.at * ACT32_RECORD);
                 add_one_q8_0(acc, ring.front(), one);
             } else {
-                const uint8_t* records = x + here.at * (2 * ACT256_RECORD);
-                const uint32_t chunks = min(chunks_of(m.cols) - 2 * here.at, 2u);
+                const uint8_t* records = here.x + here.at * (2 * ACT256_RECORD);
+                const uint32_t chunks = here.chunks_here();
                 if (held != records) two.load(records, chunks);
                 held = records;
                 const uint8_t* slot = ring.front();
@@ -183,12 +199,15 @@ KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, UpArgs) {
             }
             ring.pop();
         }
-        leave_sums(acc, s.sums[buffer] + (here.unit - first) * UNIT_SUMS);
-        here.next();
-        if (here.unit - first < BATCH && here.more()) continue;
+        leave_sums(acc, s.sums[buffer] + (unit - first) * UNIT_SUMS);
+        if (unit + 1 - first < BATCH && unit + 1 < n_units) continue;
         __syncthreads();
-        store_gated(a, s, s.sums[buffer], first, here.unit);
-        first = here.unit;
+        store_gated(a, s.found, s.sums[buffer], first, unit + 1);
+        first = unit + 1;
         buffer ^= 1;
+    }
+    if (!known) {
+        await_previous();
+        let_next_begin();
     }
 }

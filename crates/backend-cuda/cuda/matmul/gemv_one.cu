@@ -1,14 +1,14 @@
 // Products of one row with matrices in Q8_0 and F16, on devices with the bulk copy engine and much shared
 // memory: as gemv_ring.cu, with what depends on a unit of work found by all threads at once before the
 // first, little code (a launch fetches it from the second cache), and sums that are added up for several
-// units at once. Where the results are a sublayer's output they may go straight into the streams (site_few.cuh).
+// units at once. Results may be rounded for the next product, or, where they are a sublayer's output, go straight
+// into the streams (site_few.cuh).
 #include "site_few.cuh"
 #include "one.cuh"
 
 #define DEPTH 3
-// Units of a block that are found at once, and those whose sums are added up at once.
+// Units of a block that are found at once.
 #define UNITS 64
-#define BATCH 4
 // Records that a block can make for itself.
 #define RAW_MAX 32
 #define MAX_JOBS 8
@@ -28,21 +28,38 @@ struct OneArgs {
     OneJob jobs[MAX_JOBS];
     // The row whose records the kernel makes for itself, and how many those are; or null.
     const float* raw;
+    // Where the first job's results are rounded to, a scale for every 32; or null.
+    uint8_t* rounded;
     uint32_t n_jobs, n_units, n_raw, unused;
 };
 
-// A unit of work: its weights from the first panel on, its slice of x, where its rows go and how many they are.
+// A unit of work: its weights from the first panel on, its slice of x, where its rows go, the first of them and how
+// many they are.
 struct alignas(16) Found {
     const uint8_t *w, *x;
     float* out;
-    uint32_t rows, slots, panel_bytes, inverse, is_f16;
+    uint32_t first, rows, slots, panel_bytes, inverse, is_f16;
 };
 
+// What becomes of the results: units of a block are pairs of panels unless they are only stored. How many units are
+// added up at once.
+struct Stored {
+    enum { EACH = 1, BATCH = 4, EXTRA = RAW_MAX * ACT32_RECORD };
+};
+struct RoundedToo {
+    enum { EACH = 2, BATCH = 4, EXTRA = 16 };
+};
+struct Crossed {
+    enum { EACH = 2, BATCH = 2, EXTRA = PROJECT_BYTES };
+};
+
+template <class To>
 struct alignas(16) OneShared {
     uint8_t slots[WARPS * DEPTH * SLOT_BYTES];
-    float sums[2][BATCH * UNIT_SUMS];
+    float sums[2][To::BATCH * UNIT_SUMS];
     Found found[UNITS];
-    uint8_t records[RAW_MAX * ACT32_RECORD];
+    // The row's records, or weights of the site behind.
+    uint8_t extra[To::EXTRA];
     uint64_t barriers[WARPS * DEPTH];
 };
 
@@ -57,6 +74,7 @@ DEVICE void find(Found& f, const OneArgs& a, const uint8_t* near, uint32_t unit)
     f.w = job.w + uint64_t(first) * job.panel_bytes;
     f.x = (job.x ? job.x : near) + group * job.x_slice_bytes;
     f.out = job.out + first * CHUNK_ROWS;
+    f.first = first * CHUNK_ROWS;
     f.rows = min(min(job.group_panels - at, job.panels) * CHUNK_ROWS, job.rows - first * CHUNK_ROWS);
     f.slots = job.slots;
     f.panel_bytes = job.panel_bytes;
@@ -70,11 +88,11 @@ struct Way {
     const uint8_t* from;
     uint32_t unit, at, slots, rows, row_bytes;
 
-    MEMBER void enter(const OneShared& s, uint32_t next, uint32_t n_units) {
+    MEMBER void enter(const Found* all, uint32_t next, uint32_t n_units) {
         unit = next;
         at = slots = 0;
         if (unit >= n_units) return;
-        found = s.found + unit;
+        found = all + unit;
         const uint32_t warp = threadIdx.x / 32, own = warp * found->inverse >> 16, before = own * CHUNK_ROWS;
         at = warp - own * found->slots;
         slots = before < found->rows ? found->slots : 0;
@@ -92,10 +110,11 @@ struct Way {
 
 // The results of the units from `first` on, each the sum of the parts of the warps that had its panel; to `near`
 // if that is given.
-DEVICE void store_batch(const OneShared& s, const float* sums, uint32_t first, uint32_t n_units, float* near) {
+template <int BATCH>
+DEVICE void store_batch(const Found* found, const float* sums, uint32_t first, uint32_t n_units, float* near) {
     const uint32_t k = threadIdx.x / (32 * WARPS / BATCH), thread = threadIdx.x % (32 * WARPS / BATCH);
     if (first + k >= n_units) return;
-    const Found& f = s.found[first + k];
+    const Found& f = found[first + k];
     const uint32_t warps = min(f.slots, uint32_t(WARPS));
     for (uint32_t i = thread; i < f.rows; i += 32 * WARPS / BATCH) {
         const float* from = sums + k * UNIT_SUMS + i / CHUNK_ROWS * warps * WARP_SUMS + i % CHUNK_ROWS;
@@ -107,8 +126,22 @@ DEVICE void store_batch(const OneShared& s, const float* sums, uint32_t first, u
     }
 }
 
+// Pairs of units whose results lie in `near`, one a warp: stored, and rounded.
+DEVICE void round_pairs(const OneArgs& a, const Found* found, const float* near, uint32_t n_pairs) {
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (warp >= n_pairs) return;
+    const Found& f = found[2 * warp];
+    const float v = near[32 * warp + lane];
+    const CodeScale s = code_scale(__uint_as_float(warp_max_bits(__float_as_uint(fabsf(v)))));
+    uint8_t* record = a.rounded + f.first / CHUNK_COLS * ACT32_RECORD;
+    const uint32_t column = f.first % CHUNK_COLS;
+    f.out[lane] = v;
+    record[code_place(column + lane)] = uint8_t(code_bits(v, s.inverse));
+    if (lane == 0) reinterpret_cast<float*>(record + ACT_SCALES)[column / 32] = s.scale;
+}
+
 // Rounds the row: a warp takes every sixteenth 256 of its columns.
-DEVICE void round_raw(const OneArgs& a, OneShared& s) {
+DEVICE void round_raw(const OneArgs& a, uint8_t* records) {
     Chunks<RAW_MAX / WARPS> chunks;
     chunks.load(a.raw, threadIdx.x / 32, WARPS, a.n_raw);
 #pragma unroll 1
@@ -116,62 +149,61 @@ DEVICE void round_raw(const OneArgs& a, OneShared& s) {
         float v[8];
         chunks.values(v, 0);
         chunks.shift();
-        round_chunk(v, s.records + i * ACT32_RECORD, nullptr, nullptr);
+        round_chunk(v, records + i * ACT32_RECORD, nullptr, nullptr);
     }
     __syncthreads();
 }
 
-// Unit j of a block: of a product whose results go into the streams, of panels that make chunks of a site.
-template <bool CROSSES>
+template <int EACH>
 DEVICE uint32_t unit_of(uint32_t j) {
-    return CROSSES ? 2 * (blockIdx.x + j / 2 * gridDim.x) + j % 2 : blockIdx.x + j * gridDim.x;
+    return EACH * (blockIdx.x + j / EACH * gridDim.x) + j % EACH;
 }
 
-template <bool CROSSES>
+template <int EACH>
 DEVICE uint32_t units_of_block(uint32_t n_units) {
-    const uint32_t each = CROSSES ? 2 : 1;
-    return (n_units / each - blockIdx.x + gridDim.x - 1) / gridDim.x * each;
+    return (n_units / EACH - blockIdx.x + gridDim.x - 1) / gridDim.x * EACH;
 }
 
-template <bool CROSSES>
-DEVICE void one_row(const OneArgs& a, const NextArgs* next, Crossing* crossing) {
-    DYNAMIC_SHARED(OneShared, shared);
-    OneShared& s = *shared;
+template <class To>
+DEVICE void one_row(const OneArgs& a, const NextArgs* next, float* near, Crossing* crossing) {
+    enum { EACH = To::EACH, BATCH = To::BATCH };
+    DYNAMIC_SHARED(OneShared<To>, shared);
+    OneShared<To>& s = *shared;
     Ring<DEPTH> ring;
     ring.start(s.slots, s.barriers);
-    Tail tail;
-    if constexpr (CROSSES) tail.load_weights(*next, blockIdx.x);
     Operands x;
     x.from = nullptr;
     bool awaited = false;
     uint32_t buffer = 0;
-    const uint32_t all_units = units_of_block<CROSSES>(a.n_units);
+    const uint32_t all_units = units_of_block<EACH>(a.n_units);
     // All units of the block, unless it has very many.
     for (uint32_t start = 0; start < all_units; start += UNITS) {
         const uint32_t n_units = min(all_units - start, uint32_t(UNITS));
-        if (threadIdx.x < n_units) find(s.found[threadIdx.x], a, s.records, unit_of<CROSSES>(start + threadIdx.x));
+        if (threadIdx.x < n_units) find(s.found[threadIdx.x], a, s.extra, unit_of<EACH>(start + threadIdx.x));
         __syncthreads();
         Way ahead, here;
-        ahead.enter(s, 0, n_units);
+        ahead.enter(s.found, 0, n_units);
         const auto fill = [&]() {
             while (!ring.full() && ahead.unit < n_units) {
                 if (ahead.inside()) {
                     ahead.begin(ring);
                     ahead.next();
                 } else {
-                    ahead.enter(s, ahead.unit + 1, n_units);
+                    ahead.enter(s.found, ahead.unit + 1, n_units);
                 }
             }
         };
         for (uint32_t unit = 0; unit < n_units; unit++) {
-            here.enter(s, unit, n_units);
+            here.enter(s.found, unit, n_units);
             float acc[2] = {0, 0};
             for (;; here.next()) {
                 fill();
                 if (!awaited) {
+                    if constexpr (To::EXTRA == Crossed::EXTRA) ask_weights(*next, blockIdx.x, s.extra);
                     await_previous();
-                    if constexpr (CROSSES) tail.load(*next, blockIdx.x, *crossing);
-                    if (a.raw) round_raw(a, s);
+                    if constexpr (To::EXTRA == Stored::EXTRA) {
+                        if (a.raw) round_raw(a, s.extra);
+                    }
                     awaited = true;
                 }
                 if (!here.inside()) break;
@@ -189,15 +221,16 @@ DEVICE void one_row(const OneArgs& a, const NextArgs* next, Crossing* crossing) 
             if (unit % BATCH + 1 < BATCH && unit + 1 < n_units) continue;
             __syncthreads();
             const uint32_t first = unit / BATCH * BATCH;
-            store_batch(s, s.sums[buffer], first, n_units, CROSSES ? crossing->y : nullptr);
+            store_batch<BATCH>(s.found, s.sums[buffer], first, n_units, near);
             buffer ^= 1;
-            if constexpr (CROSSES) {
-                __syncthreads();
-                for (uint32_t j = first; j <= unit; j += 2) {
-                    const uint32_t chunk = unit_of<true>(start + j) / 2;
-                    if (start + j > 0) tail.load_weights(*next, chunk), tail.load(*next, chunk, *crossing);
-                    tail.leave(*next, chunk, (j - first) * CHUNK_ROWS, *crossing);
-                }
+            if constexpr (EACH == 2) __syncthreads();
+            if constexpr (To::EXTRA == RoundedToo::EXTRA) {
+                round_pairs(a, s.found + first, near, (unit + 1 - first) / 2);
+            }
+            if constexpr (To::EXTRA == Crossed::EXTRA) {
+                const uint32_t chunk = unit_of<EACH>(start + first) / 2;
+                if (start + first > 0) ask_weights(*next, chunk, s.extra);
+                cross_site(*next, chunk, s.extra, *crossing);
             }
         }
         // The units that are found next take the place of these.
@@ -206,8 +239,12 @@ DEVICE void one_row(const OneArgs& a, const NextArgs* next, Crossing* crossing) 
     if (!awaited) await_previous();
 }
 
-KERNEL_EARLY(32 * WARPS, 1, gemv_one, OneArgs) {
-    one_row<false>(a, nullptr, nullptr);
+KERNEL_EARLY(32 * WARPS, 1, gemv_one, OneArgs) { one_row<Stored>(a, nullptr, nullptr, nullptr); }
+
+// Of one matrix, whose groups have whole 32s of rows.
+KERNEL_EARLY(32 * WARPS, 1, gemv_one_rounded, OneArgs) {
+    SHARED float near[RoundedToo::BATCH * CHUNK_ROWS];
+    one_row<RoundedToo>(a, nullptr, near, nullptr);
 }
 
 struct OneNextArgs {
@@ -219,5 +256,5 @@ struct OneNextArgs {
 // the site are left. grid: chunks of the site at most.
 KERNEL_EARLY(32 * WARPS, 1, gemv_one_next, OneNextArgs) {
     SHARED Crossing crossing;
-    one_row<true>(a.product, &a.next, &crossing);
+    one_row<Crossed>(a.product, &a.next, crossing.y, &crossing);
 }

@@ -115,8 +115,8 @@ struct Slots {
     }
 };
 
-// One warp's ring of places. A slot takes one of them, or two neighbours where places are smaller than it is:
-// a last place with no neighbour is passed over by who fills and by who reads.
+// One warp's ring of places. A slot takes one of them, or two neighbours where places are smaller than it is; slots
+// of either kind come in pairs then, so that the last place always has its neighbour.
 template <int DEPTH, int PLACE_BYTES = SLOT_BYTES>
 struct Ring {
     uint8_t* slots;
@@ -139,8 +139,8 @@ struct Ring {
 
     MEMBER bool full() const { return held == DEPTH; }
 
-    // Whether there is room for a slot of two places.
-    MEMBER bool full_for_two() const { return held + (next + 1 == DEPTH ? 3 : 2) > DEPTH; }
+    // Whether there is no room for a slot of two places.
+    MEMBER bool full_for_two() const { return held + 2 > DEPTH; }
 
     // Begins to fill a slot with bytes that lie together.
     MEMBER void begin_at(const uint8_t* from, uint32_t bytes) {
@@ -154,7 +154,6 @@ struct Ring {
 
     // The same of a slot of two places.
     MEMBER void begin_two(const uint8_t* from, uint32_t bytes) {
-        if (next + 1 == DEPTH) next = 0, held++;
         begin_at(from, bytes);
         next = next + 1 == DEPTH ? 0 : next + 1;
         held++;
@@ -191,9 +190,11 @@ struct Ring {
         barrier_wait(barriers + oldest, phases >> oldest & 1);
         return slots + oldest * PLACE_BYTES;
     }
-    MEMBER const uint8_t* front_of_two() {
-        if (oldest + 1 == DEPTH) oldest = 0, held--;
-        return front();
+    // The same of the place that follows the oldest by so many.
+    MEMBER const uint8_t* place(uint32_t behind) const {
+        const uint32_t at = oldest + behind < DEPTH ? oldest + behind : oldest + behind - DEPTH;
+        barrier_wait(barriers + at, phases >> at & 1);
+        return slots + at * PLACE_BYTES;
     }
 
     // Every lane is done with the oldest slot.

@@ -1,5 +1,6 @@
 // Rounding of activations to int8 (layout.cuh has the records). Codes are x * (127 / largest), to the
-// nearest, ties to even; a block of magnitudes below 2^-100 becomes zeros.
+// nearest, ties to even; a block of magnitudes below 2^-100 becomes zeros. Many kernels do this on the way to what
+// everybody waits for, so it is made of few instructions.
 #pragma once
 #include "layout.cuh"
 #include "common.cuh"
@@ -12,10 +13,12 @@ struct CodeScale {
 DEVICE CodeScale code_scale(float largest) {
     // Below 2^-100 the reciprocal would overflow.
     const bool tiny = largest < 7.8886090522101181e-31f;
-    return {tiny ? 0.0f : 127.0f / largest, tiny ? 0.0f : largest / 127.0f};
+    return {tiny ? 0.0f : 127.0f * reciprocal(largest), tiny ? 0.0f : largest * (1.0f / 127.0f)};
 }
 
-DEVICE int code_of(float v, float inverse) { return int(rintf(v * inverse)); }
+// The code is the low byte: beside 1.5 * 2^23 a float has no room for fractions.
+DEVICE uint32_t code_bits(float v, float inverse) { return __float_as_uint(fmaf(v, inverse, 12582912.0f)); }
+DEVICE int code_of(float v, float inverse) { return int8_t(code_bits(v, inverse)); }
 
 // F16 weights are operands as they are. An activation is the sum of two halves, of which the second
 // counts 2^-11; both are small enough for values up to 2^24, and hold 22 bits.
@@ -45,18 +48,18 @@ DEVICE void store_sum(uint8_t* record, uint32_t sixteen, int sum) {
 }
 
 DEVICE uint32_t codes_of(const float* v, float inverse) {
-    uint32_t bytes = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) bytes |= uint32_t(code_of(v[i], inverse) & 255) << (8 * i);
-    return bytes;
+    const uint32_t low = __byte_perm(code_bits(v[0], inverse), code_bits(v[1], inverse), 0x0040);
+    const uint32_t high = __byte_perm(code_bits(v[2], inverse), code_bits(v[3], inverse), 0x0040);
+    return __byte_perm(low, high, 0x5410);
 }
 
+#ifdef KEID_EMULATE
 DEVICE int sum_of_codes(uint32_t codes) {
-    int sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) sum += int8_t(codes >> (8 * i));
-    return sum;
+    return int8_t(codes) + int8_t(codes >> 8) + int8_t(codes >> 16) + int8_t(codes >> 24);
 }
+#else
+DEVICE int sum_of_codes(uint32_t codes) { return __dp4a(int(codes), 0x01010101, 0); }
+#endif
 
 struct Rounded {
     uint32_t low, high;
@@ -96,7 +99,7 @@ DEVICE void round_chunk(const float (&v)[8], uint8_t* by_32, uint8_t* by_256, ui
         if (lane % 4 == 0) reinterpret_cast<float*>(by_32 + ACT_SCALES)[lane / 4] = r.scale;
     }
     if (by_256) {
-        const Rounded r = round_eight(v, warp_max(largest));
+        const Rounded r = round_eight(v, __uint_as_float(warp_max_bits(__float_as_uint(largest))));
         *reinterpret_cast<uint2*>(by_256 + at) = make_uint2(r.low, r.high);
         int sum = sum_of_codes(r.low) + sum_of_codes(r.high);
         sum += __shfl_xor_sync(FULL_WARP, sum, 1);

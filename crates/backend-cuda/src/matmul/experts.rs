@@ -45,6 +45,19 @@ unsafe impl Args for UpArgs {}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+struct OneUpArgs {
+    up: UpArgs,
+    panels: u32,
+    n_shared: u32,
+    n_units: u32,
+    knows_x: u32,
+}
+
+// SAFETY: `repr(C)`, as in `experts_one.cu`, without padding.
+unsafe impl Args for OneUpArgs {}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 struct DownArgs {
     down: MatrixArgs,
     shared_down: MatrixArgs,
@@ -172,11 +185,11 @@ pub(crate) fn routed_experts(
     n_rows: usize,
 ) -> Result<()> {
     let routed = Bank::new(w, Some(routing))?;
-    Rows { gpu, ws, out, next: None, x, n_rows }.run(&routed, None, false).map(|_| ())
+    Rows { gpu, ws, out, next: None, x, n_rows, routed: false }.run(&routed, None, false).map(|_| ())
 }
 
 /// The routed experts and the shared one, which is added last. `next` is a site that the sums may go to instead
-/// of `y`. Whether they have.
+/// of `y`. Whether they have. `routed`: the last kernel launched was the router's, which read `x`.
 pub(crate) fn mixture(
     gpu: &Gpu,
     ws: &Workspace,
@@ -184,14 +197,14 @@ pub(crate) fn mixture(
     x: &Act<Buffer>,
     (routed, shared): (&ExpertWeights<Cuda>, &ExpertWeights<Cuda>),
     routing: &Routing<Buffer, Buffer>,
-    n_rows: usize,
+    (n_rows, after_router): (usize, bool),
 ) -> Result<bool> {
     let (routed, shared) = (Bank::new(routed, Some(routing))?, Bank::new(shared, None)?);
-    let rows = Rows { gpu, ws, out: y, next, x, n_rows };
+    let rows = Rows { gpu, ws, out: y, next, x, n_rows, routed: after_router };
     if shared.gate.rows() == routed.gate.rows() {
         return rows.run(&routed, Some(&shared), false);
     }
-    let rows = Rows { next: None, ..rows };
+    let rows = Rows { next: None, routed: false, ..rows };
     rows.run(&routed, None, false)?;
     rows.run(&shared, None, true)
 }
@@ -204,6 +217,8 @@ pub(super) struct Rows<'a> {
     next: Option<&'a NextArgs>,
     x: &'a Act<Buffer>,
     n_rows: usize,
+    /// Whether the last kernel launched was the router's, which read `x`.
+    routed: bool,
 }
 
 impl Rows<'_> {
@@ -293,12 +308,17 @@ impl Rows<'_> {
         let inner = bank.gate.rows();
         let x = self.values(first, n_rows);
         let banks = || std::iter::once(bank).chain(shared);
-        x.round(gpu, ws, banks().flat_map(|b| [b.gate.layout(), b.up.layout()]))?;
+        let layouts = || banks().flat_map(|b| [b.gate.layout(), b.up.layout()]);
+        let rounds = x.round_unless(true, gpu, ws, layouts())?;
+        if rounds {
+            x.round(gpu, ws, layouts())?;
+        }
+        let knows_x = self.routed && !rounds && first == 0;
         let pairs = n_rows * bank.used();
         let shared_args = shared.map(|s| self.bank(&x, s, first, pairs)).unwrap_or_default();
         let up = UpArgs { banks: [self.bank(&x, bank, first, 0), shared_args], grid: ws.grid() };
         let all_pairs = pairs + shared.map_or(0, |_| n_rows);
-        let holds = self.launch_up(&up, bank, shared, all_pairs)?;
+        let holds = self.launch_up(&up, bank, shared, all_pairs, knows_x)?;
 
         let h = Values {
             x: ws.hidden(),
@@ -332,24 +352,35 @@ impl Rows<'_> {
         self.launch_down(&down, bank, shared, n_rows)
     }
 
-    /// Whether the kernel lets the next begin only when the choice is there.
+    /// Whether the kernel lets the next begin only when the choice is there. `knows_x`: the kernel before it lets
+    /// this one begin only when its input is.
     fn launch_up(
         &self,
         args: &UpArgs,
         bank: &Bank<'_>,
         shared: Option<&Bank<'_>>,
         pairs: usize,
+        knows_x: bool,
     ) -> Result<bool> {
         let banks = || std::iter::once(bank).chain(shared);
         let matrices = || banks().flat_map(|b| [b.gate, b.up]);
         let kernels = kernels(matrices().map(Matrix::layout));
         let panels = bank.gate.rows().div_ceil(CHUNK_ROWS);
-        let mut layouts = matrices().map(Matrix::layout);
+        let one = |b: &Bank<'_>| {
+            let layout = b.gate.layout();
+            layout == b.up.layout() && matches!(layout, Layout::Iq2Xxs | Layout::Q8_0)
+        };
+        let (n_units, sms) = (panels * pairs, self.gpu.sms());
         let is_one = args.banks[0].n_pairs == args.banks[0].used
-            && layouts.all(|l| matches!(l, Layout::Iq2Xxs | Layout::Q8_0));
+            && banks().all(one)
+            && n_units.div_ceil(sms) <= ring::ONE_UP_UNITS;
         if is_one && ring::has(self.gpu, ring::ONE_UP_SHARED, matrices()) {
-            let launch = Launch::new((panels * pairs).min(self.gpu.sms()), ring::THREADS);
-            self.gpu.launch(&ONE_UP, launch.shared(ring::ONE_UP_SHARED), args)?;
+            let n_shared = (panels * args.banks[1].n_pairs as usize) as u32;
+            let (panels, n_units) = (panels as u32, n_units as u32);
+            let knows_x = u32::from(knows_x);
+            let args = OneUpArgs { up: *args, panels, n_shared, n_units, knows_x };
+            let launch = Launch::new(sms.min(n_units as usize), ring::THREADS);
+            self.gpu.launch(&ONE_UP, launch.shared(ring::ONE_UP_SHARED), &args)?;
             return Ok(true);
         }
         let bytes = ring::experts_shared(ring::WARPS);

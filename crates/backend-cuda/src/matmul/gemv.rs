@@ -10,11 +10,9 @@ use super::weights::{Layout, Matrix, MatrixArgs};
 use super::one::{self, OneArgs};
 use super::{CHUNK_COLS, MANY_KEPT_ROWS, MANY_ROWS, Workspace, ring, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
-use crate::hyper_connection::NextArgs;
 
 pub(super) const MAX_JOBS: usize = 8;
 const ONE: Kernel = Kernel::new("matmul/gemv_one", "gemv_one");
-const ONE_NEXT: Kernel = Kernel::new("matmul/gemv_one", "gemv_one_next");
 /// Those of several rows of Q8_0 and F16, by how many they take.
 const FEW: [(usize, Kernel); 2] = [
     (8, Kernel::new("matmul/gemv_few", "gemv_few_8")),
@@ -56,17 +54,6 @@ unsafe impl Args for GemvJob {}
 
 // SAFETY: `repr(C)`, as in `gemv.cuh`; `unused` fills the padding.
 unsafe impl Args for GemvArgs {}
-
-/// A product of one row, and where its results go.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct OneNextArgs {
-    product: OneArgs,
-    next: NextArgs,
-}
-
-// SAFETY: `repr(C)`, as in `gemv_one.cu`, without padding.
-unsafe impl Args for OneNextArgs {}
 
 /// A matrix, and where its results go: row 0, and floats between rows.
 #[derive(Clone, Copy)]
@@ -137,35 +124,6 @@ pub(super) fn products_at(
         }
     }
     Ok(())
-}
-
-/// See [`super::matmul_next`]. Rows that no kernel has rounded are rounded by this one.
-pub(super) fn product_next(
-    gpu: &Gpu,
-    ws: &Workspace,
-    x: &Act<Buffer>,
-    w: &Matrix,
-    next: &NextArgs,
-) -> Result<bool> {
-    assert_eq!(x.cols, w.cols(), "{}: inputs of {}", x.label, w.name());
-    let piece = Piece { x: (x.buf.ptr(), x.cols), rows: 0..1, n_groups: 1, groups: 0..1 };
-    let values = piece.values(w.cols());
-    let can = next.takes(w.rows())
-        && w.layout() == Layout::Q8_0
-        && w.cols().is_multiple_of(CHUNK_COLS)
-        && ring::unit_panels(w) == 1
-        && values.records() <= ring::RAW_MAX.min(ws.records())
-        && ring::has(gpu, ring::ONE_SHARED + ring::CROSSING_BYTES, std::iter::once(w));
-    if !can {
-        return Ok(false);
-    }
-    let raw = values.round_unless(true, gpu, ws, std::iter::once(w.layout()))?;
-    let job = Job { out: DevicePtr::NULL, stride: 0, w };
-    let product = OneArgs::new(ws, (&values, raw), &[job], 1, &piece.groups);
-    let launch = Launch::new(next.chunks().min(gpu.sms()), ring::THREADS);
-    let args = OneNextArgs { product, next: *next };
-    gpu.launch(&ONE_NEXT, launch.shared(ring::ONE_SHARED), &args)?;
-    Ok(true)
 }
 
 /// Kernels for a set of layouts by the rows they take: fewer layouts need fewer registers, which

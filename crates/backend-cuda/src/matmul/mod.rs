@@ -50,16 +50,24 @@ pub(crate) fn matmul(
     gemv::products(gpu, ws, x, &[(out, w)], 1, n_rows)
 }
 
-/// The product of one row, whose results go into the streams on the way to the site `next`. Where no kernel does
-/// that nothing is done, and the answer is false.
-pub(crate) fn matmul_next(
+/// The two products that end one row's attention, the first in `n_groups` groups: its results are `low` and, rounded,
+/// `records`; those of the second go into the streams on the way to the site `next`. Where no kernels do that nothing is
+/// done, and the answer is false.
+pub(crate) fn out_of_heads_next(
     gpu: &Gpu,
     ws: &Workspace,
-    x: &Act<Buffer>,
-    w: &Matrix,
+    low: (&Act<Buffer>, &Buffer),
+    heads: &Act<Buffer>,
+    weights: (&Matrix, &Matrix),
+    n_groups: usize,
     next: &NextArgs,
 ) -> Result<bool> {
-    gemv::product_next(gpu, ws, x, w, next)
+    one::products_next(gpu, ws, low, heads, weights, n_groups, next)
+}
+
+/// Bytes of the records of a row of so many values, with a scale for every 32.
+pub(crate) fn record_bytes(cols: usize) -> usize {
+    cols.div_ceil(CHUNK_COLS) * workspace::RECORD_32
 }
 
 /// Rows of `w` in `n_groups` equal parts, each applied to its own slice of `x[r]`.

@@ -2,12 +2,18 @@
 
 use std::ops::Range;
 
+use backend::{Act, Result};
+
 use super::gemv::{Job, MAX_JOBS};
 use super::ring::{self, SLOT_BYTES, WARPS, slots};
 use super::round::Values;
 use super::weights::{Layout, Matrix};
-use super::{CHUNK_ROWS, Workspace};
-use crate::gpu::{Args, DevicePtr};
+use super::{CHUNK_COLS, CHUNK_ROWS, Workspace};
+use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
+use crate::hyper_connection::NextArgs;
+
+const ROUNDED: Kernel = Kernel::new("matmul/gemv_one", "gemv_one_rounded");
+const NEXT: Kernel = Kernel::new("matmul/gemv_one", "gemv_one_next");
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -32,6 +38,7 @@ struct OneJob {
 pub(super) struct OneArgs {
     jobs: [OneJob; MAX_JOBS],
     raw: DevicePtr,
+    rounded: DevicePtr,
     n_jobs: u32,
     n_units: u32,
     n_raw: u32,
@@ -40,6 +47,65 @@ pub(super) struct OneArgs {
 
 // SAFETY: `repr(C)`, as in `gemv_one.cu`; `unused` fills the padding.
 unsafe impl Args for OneArgs {}
+
+/// A product, and where its results go.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct OneNextArgs {
+    product: OneArgs,
+    next: NextArgs,
+}
+
+// SAFETY: `repr(C)`, as in `gemv_one.cu`, without padding.
+unsafe impl Args for OneNextArgs {}
+
+/// See [`super::out_of_heads_next`].
+pub(super) fn products_next(
+    gpu: &Gpu,
+    ws: &Workspace,
+    (low, records): (&Act<Buffer>, &Buffer),
+    x: &Act<Buffer>,
+    (w, out): (&Matrix, &Matrix),
+    n_groups: usize,
+    next: &NextArgs,
+) -> Result<bool> {
+    assert_eq!(x.cols, w.cols() * n_groups, "{}: inputs of {}", x.label, w.name());
+    assert_eq!(low.cols, w.rows(), "{}: outputs of {}", low.label, w.name());
+    assert_eq!(low.cols, out.cols(), "{}: inputs of {}", low.label, out.name());
+    let values = |x: &Act<Buffer>, cols, n_slices| {
+        let x = x.buf.ptr();
+        Values { x, stride: cols * n_slices, cols, n_slices, n_rows: 1, halves: false }
+    };
+    let heads = values(x, w.cols(), n_groups);
+    let whole = |w: &Matrix| {
+        w.layout() == Layout::Q8_0
+            && w.cols().is_multiple_of(CHUNK_COLS)
+            && ring::unit_panels(w) == 1
+    };
+    let can = next.takes(out.rows())
+        && whole(w)
+        && whole(out)
+        && (w.rows() / n_groups).is_multiple_of(2 * CHUNK_ROWS)
+        && heads.records() <= ws.records()
+        && ring::has(gpu, ring::ONE_SHARED_MAX, [w, out].into_iter());
+    if !can {
+        return Ok(false);
+    }
+    heads.round(gpu, ws, std::iter::once(w.layout()))?;
+    let job = Job { out: low.buf.ptr(), stride: low.cols, w };
+    let mut args = OneArgs::new(ws, (&heads, false), &[job], n_groups, &(0..n_groups));
+    args.rounded = records.ptr();
+    let launch = Launch::new((args.n_units() / 2).min(gpu.sms()), ring::THREADS);
+    gpu.launch(&ROUNDED, launch.shared(ring::ONE_ROUNDED_SHARED), &args)?;
+
+    let job = Job { out: DevicePtr::NULL, stride: 0, w: out };
+    let mut product = OneArgs::new(ws, (&values(low, low.cols, 1), false), &[job], 1, &(0..1));
+    product.jobs[0].x = records.ptr();
+    let launch = Launch::new(next.chunks().min(gpu.sms()), ring::THREADS);
+    let args = OneNextArgs { product, next: *next };
+    gpu.launch(&NEXT, launch.shared(ring::ONE_NEXT_SHARED), &args)?;
+    Ok(true)
+}
 
 /// Whether the kernel takes the matrix, of whose rows in `n_groups` equal parts each meets a slice of the row.
 pub(super) fn takes(w: &Matrix, n_groups: usize) -> bool {
@@ -59,6 +125,7 @@ impl OneArgs {
         let mut args = Self {
             jobs: [OneJob::default(); MAX_JOBS],
             raw: if raw { values.x } else { DevicePtr::NULL },
+            rounded: DevicePtr::NULL,
             n_jobs: jobs.len() as u32,
             n_units: 0,
             n_raw: values.records() as u32,

@@ -71,10 +71,22 @@ pub(super) const RAW_MAX: usize = 32;
 /// Shared memory of `gemv_one.cu`: three slots a warp, sums of four units twice, 64 units of 48 bytes, records.
 pub(super) const ONE_SHARED: usize =
     ring_bytes(3) + 2 * 4 * WARPS * 16 * 4 + 64 * 48 + RAW_MAX * RECORD_32;
+/// The same where results are rounded too: without records, but static sums of four units.
+pub(super) const ONE_ROUNDED_SHARED: usize =
+    ring_bytes(3) + 2 * 4 * WARPS * 16 * 4 + 64 * 48 + 16;
+/// The same where results go to the next site: sums of two units twice, and the site's weights.
+pub(super) const ONE_NEXT_SHARED: usize =
+    ring_bytes(3) + 2 * 2 * WARPS * 16 * 4 + 64 * 48 + PROJECT_BYTES;
+/// The largest of these, and what they have beside.
+pub(super) const ONE_SHARED_MAX: usize = ONE_NEXT_SHARED + CROSSING_BYTES;
+
+/// Units of a block of `experts_one.cu`, at most.
+pub(super) const ONE_UP_UNITS: usize = 32;
 
 /// Shared memory of `experts_one.cu`: a grid for every lane, two slots a warp, sums of eight units twice, and
-/// the ids of a row's experts.
-pub(super) const ONE_UP_SHARED: usize = 256 * 256 + ring_bytes(2) + 2 * 8 * WARPS * 16 * 4 + 64;
+/// what is found of its units.
+pub(super) const ONE_UP_SHARED: usize =
+    256 * 256 + ring_bytes(2) + 2 * 8 * WARPS * 16 * 4 + 64 * ONE_UP_UNITS;
 
 /// Shared memory of a kernel of `experts_few.cu`: three slots a warp, of IQ2_XXS a grid for every lane and four of its
 /// smaller slots; sums of two units twice.
@@ -89,9 +101,10 @@ pub(super) fn few_experts_shared(layout: Layout) -> usize {
 /// Shared memory of `experts_down_one.cu`, before the records of one row's pairs: four places a warp, sums of two
 /// panels twice, what goes to the next site, and the ids of a row's experts.
 pub(super) const ONE_DOWN_SHARED: usize =
-    4 * WARPS * (2 * 1344 + 8) + 2 * 2 * WARPS * 16 * 4 + CROSSING_BYTES + 12 * 256 * 4 + 64 + 16;
-/// `Crossing` of `cuda/site_few.cuh`.
-pub(super) const CROSSING_BYTES: usize = 24 * 4 + 64 * 4 + 8 * 16 * 4;
+    4 * WARPS * (2 * 1344 + 8) + 2 * 2 * WARPS * 16 * 4 + CROSSING_BYTES + PROJECT_BYTES + 64 + 16;
+/// `Crossing` of `cuda/site_few.cuh`, and a chunk's weights.
+const CROSSING_BYTES: usize = 24 * 4 + 32 * 4 + 8 * 16 * 4;
+const PROJECT_BYTES: usize = 96 * 32 * 4;
 
 /// Shared memory of a kernel of `experts_ring.cu` with two buffers of so many sums of 16 values.
 pub(super) fn experts_shared(sums: usize) -> usize {
