@@ -135,10 +135,11 @@ struct Projection {
 
 // All weights of a chunk to shared memory, by all threads of a block, without waiting for them.
 DEVICE void ask_weights(const NextArgs& a, uint32_t chunk, uint8_t* to) {
-    const uint32_t size = a.project_type == FLOAT_F32 ? 4 : 2, pieces = SITE_CHUNK * size / 16;
-    const uint8_t* from = static_cast<const uint8_t*>(a.project) + chunk * SITE_CHUNK * size;
-    for (uint32_t i = threadIdx.x; i < PROJECT_ROWS * pieces; i += blockDim.x) {
-        copy_16(to + 16 * i, from + uint64_t(i / pieces) * a.hidden * size + i % pieces * 16);
+    // Bits of a value's size and of the pieces of a row's part.
+    const uint32_t size = a.project_type == FLOAT_F32 ? 2 : 1, pieces = size + 1;
+    const uint8_t* from = static_cast<const uint8_t*>(a.project) + (chunk * SITE_CHUNK << size);
+    for (uint32_t i = threadIdx.x; i < PROJECT_ROWS << pieces; i += blockDim.x) {
+        copy_16(to + 16 * i, from + ((i >> pieces) * a.hidden << size) + (i & ((1 << pieces) - 1)) * 16);
     }
     copies_begin();
 }

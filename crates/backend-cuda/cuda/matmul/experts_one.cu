@@ -1,7 +1,8 @@
 // The gated products of one row's experts in IQ2_XXS and the shared one's in Q8_0, on devices with the bulk
 // copy engine and much shared memory: as experts_ring.cu, by the products of one.cuh.
 //
-// What IQ2_XXS costs is finding magnitudes in the grid: here every lane has a grid of its own (Iq2XxsSpread).
+// What IQ2_XXS costs is finding magnitudes in the grid: here every lane has a grid of its own (Iq2XxsSpread). The
+// results are rounded for experts_down_one.cu, a scale for every panel's 16.
 #include "experts.cuh"
 #include "one.cuh"
 
@@ -13,17 +14,19 @@
 
 struct OneUpArgs {
     UpArgs up;
-    // Panels of an expert; units of the shared one. `knows_x`: x is there when the kernel begins.
+    // Records of the pairs, the shared one's last.
+    uint8_t* rounded;
+    // Panels of an expert, in whole 16s; units of the shared one. `knows_x`: x is there when the kernel begins.
     uint32_t panels, n_shared, n_units, knows_x;
 };
 
 // A unit of work: a panel of the gate and of up for one pair. Half of the warps take the gate.
 struct alignas(16) Found {
     const uint8_t *w[2], *x[2];
-    float* out;
+    uint8_t* record;
     float weight;
-    // Slots of a panel, chunks of a panel, rows that are there.
-    uint32_t slots, chunks, rows, is_q8_0;
+    // The first of 16 columns in the record; slots of a panel, chunks of a panel.
+    uint32_t column, slots, chunks, is_q8_0;
 };
 
 struct alignas(16) OneShared {
@@ -51,8 +54,9 @@ DEVICE void find(Found& f, const OneUpArgs& a, uint32_t unit) {
     f.w[1] = bank.up.w + at;
     f.x[0] = bank.gate_x;
     f.x[1] = bank.up_x;
-    f.out = bank.out + uint64_t(pair) * bank.gate.rows + panel * CHUNK_ROWS;
-    f.rows = min(bank.gate.rows - panel * CHUNK_ROWS, uint32_t(CHUNK_ROWS));
+    const uint32_t first = is_shared ? a.up.banks[0].n_pairs : 0;
+    f.record = a.rounded + ((first + pair) * a.panels + panel) / 16 * ACT16_RECORD;
+    f.column = panel % 16 * CHUNK_ROWS;
 }
 
 // A lane's operands of two chunks of activations with one scale each.
@@ -121,11 +125,12 @@ struct Way {
     }
 };
 
-// out = weight * silu(min(gate, clamp)) * clamp(up), of the units from `first` on.
+// weight * silu(min(gate, clamp)) * clamp(up), of the units from `first` on, half a warp each; the last stands in for
+// those behind it.
 DEVICE void store_gated(const OneUpArgs& a, const Found* found, const float* sums, uint32_t first, uint32_t end) {
-    const uint32_t unit = first + threadIdx.x / CHUNK_ROWS, row = threadIdx.x % CHUNK_ROWS;
-    if (threadIdx.x >= BATCH * CHUNK_ROWS || unit >= end || row >= found[unit].rows) return;
-    const float* from = sums + threadIdx.x / CHUNK_ROWS * UNIT_SUMS + row;
+    if (threadIdx.x >= BATCH * CHUNK_ROWS || first + threadIdx.x / 32 * 2 >= end) return;
+    const uint32_t unit = min(first + threadIdx.x / CHUNK_ROWS, end - 1), row = threadIdx.x % CHUNK_ROWS;
+    const float* from = sums + (unit - first) * UNIT_SUMS + row;
     float gate = 0, up = 0;
 #pragma unroll
     for (uint32_t w = 0; w < HALF; w++) {
@@ -133,7 +138,8 @@ DEVICE void store_gated(const OneUpArgs& a, const Found* found, const float* sum
         up += from[(HALF + w) * WARP_SUMS];
     }
     const float clamp = a.up.banks[blockIdx.x + unit * gridDim.x < a.n_shared ? 1 : 0].clamp;
-    found[unit].out[row] = found[unit].weight * swiglu_value(gate, up, clamp);
+    const Found& f = found[unit];
+    round_sixteen(f.weight * swiglu_value(gate, up, clamp), f.record, f.column);
 }
 
 // Where x is there before the choice of experts is, the shared one is done with before the kernel's turn.

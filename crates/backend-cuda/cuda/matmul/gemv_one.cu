@@ -173,6 +173,8 @@ DEVICE void one_row(const OneArgs& a, const NextArgs* next, float* near, Crossin
     ring.start(s.slots, s.barriers);
     Operands x;
     x.from = nullptr;
+    // Where a panel has two slots a warp, and few units of it are a block's: both slots' activations.
+    Kept kept[2];
     bool awaited = false;
     uint32_t buffer = 0;
     const uint32_t all_units = units_of_block<EACH>(a.n_units);
@@ -204,6 +206,11 @@ DEVICE void one_row(const OneArgs& a, const NextArgs* next, float* near, Crossin
                     if constexpr (To::EXTRA == Stored::EXTRA) {
                         if (a.raw) round_raw(a, s.extra);
                     }
+                    if constexpr (EACH == 2) {
+                        const uint32_t warp = threadIdx.x / 32, behind = warp + WARPS;
+                        kept[0].load(s.found[0].x + warp * ACT32_RECORD);
+                        kept[1].load(s.found[0].x + (behind < s.found[0].slots ? behind : warp) * ACT32_RECORD);
+                    }
                     awaited = true;
                 }
                 if (!here.inside()) break;
@@ -212,7 +219,12 @@ DEVICE void one_row(const OneArgs& a, const NextArgs* next, float* near, Crossin
                     x.load_halves(records + here.at * (HALVES_RECORD / 2));
                     add_one_f16(acc, ring.front(), x);
                 } else {
-                    x.load_32(records + here.at * ACT32_RECORD);
+                    const uint8_t* record = records + here.at * ACT32_RECORD;
+                    if constexpr (EACH == 2) {
+                        if (kept[0].from == record) x.take(kept[0]);
+                        else if (kept[1].from == record) x.take(kept[1]);
+                    }
+                    x.load_32(record);
                     add_one_q8_0(acc, ring.front(), x);
                 }
                 ring.pop();

@@ -70,6 +70,10 @@
 #define ACT32_RECORD 288
 // One scale: [codes: 256][sums of 16 columns, (sum + 8) >> 4: 16][the rest of it, -8..8: 16][scale].
 #define ACT256_RECORD 304
+// A scale for every 16: [codes: 256][scales: 16 f32][what 16 columns add up to, as two f16 numbers: 16 | 16].
+#define ACT16_RECORD 384
+#define ACT16_SCALES 256
+#define ACT16_SUMS 320
 // Two f16 numbers a value (halves_of in round.cuh), eight columns at a time: [first 8 | rest of them 8].
 #define HALVES_RECORD 1024
 #define ACT_SCALES 256

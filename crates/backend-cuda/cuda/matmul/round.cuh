@@ -108,6 +108,26 @@ DEVICE void round_chunk(const float (&v)[8], uint8_t* by_32, uint8_t* by_256, ui
     }
 }
 
+// Rounds 16 values that half a warp holds to columns `at` on, which are made of 16s, of a record with a scale for every
+// 16. Every lane of the warp comes here.
+DEVICE void round_sixteen(float v, uint8_t* record, uint32_t at) {
+    float largest = fabsf(v);
+#pragma unroll
+    for (int o = 8; o > 0; o >>= 1) largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, o));
+    const CodeScale s = code_scale(largest);
+    const int code = code_of(v, s.inverse);
+    int sum = code;
+#pragma unroll
+    for (int o = 8; o > 0; o >>= 1) sum += __shfl_xor_sync(FULL_WARP, sum, o);
+    record[code_place(at + threadIdx.x % 16)] = uint8_t(code);
+    if (threadIdx.x % 16 != 0) return;
+    const TwoHalves h = halves_of(float(sum) * s.scale);
+    const uint32_t sixteen = at / 16;
+    reinterpret_cast<float*>(record + ACT16_SCALES)[sixteen] = s.scale;
+    reinterpret_cast<uint16_t*>(record + ACT16_SUMS)[sixteen] = h.main;
+    reinterpret_cast<uint16_t*>(record + ACT16_SUMS)[16 + sixteen] = h.rest;
+}
+
 // A warp's eight columns a lane of COUNT chunks of a row, every STEP-th from `first` on: all are asked for
 // before the first is there. Those from `end` on do not exist.
 template <int COUNT>

@@ -5,6 +5,7 @@ use backend::{Act, ExpertWeights, Result, Routing};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs, Rounding};
 use super::workspace::{RECORD_32, RECORD_256};
+use super::experts_one as one;
 use super::{CHUNK_COLS, CHUNK_ROWS, FEW_ROWS, Workspace, few, ring, sorted, unsupported, wide};
 use crate::Cuda;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
@@ -12,12 +13,10 @@ use crate::hyper_connection::NextArgs;
 
 /// Experts of a row that the kernels can add up.
 const MAX_USED: usize = 16;
-const ONE_UP: Kernel = Kernel::new("matmul/experts_one", "one_up_iq2_xxs");
-const ONE_DOWN: Kernel = Kernel::new("matmul/experts_down_one", "one_down_q2_k");
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct BankArgs {
+pub(super) struct BankArgs {
     gate: MatrixArgs,
     up: MatrixArgs,
     gate_x: DevicePtr,
@@ -29,32 +28,19 @@ struct BankArgs {
     up_row_bytes: u32,
     used: u32,
     n_experts: u32,
-    n_pairs: u32,
+    pub(super) n_pairs: u32,
     clamp: f32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct UpArgs {
-    banks: [BankArgs; 2],
-    grid: DevicePtr,
+pub(super) struct UpArgs {
+    pub(super) banks: [BankArgs; 2],
+    pub(super) grid: DevicePtr,
 }
 
 // SAFETY: `repr(C)`, as in `experts.cu`, without padding.
 unsafe impl Args for UpArgs {}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct OneUpArgs {
-    up: UpArgs,
-    panels: u32,
-    n_shared: u32,
-    n_units: u32,
-    knows_x: u32,
-}
-
-// SAFETY: `repr(C)`, as in `experts_one.cu`, without padding.
-unsafe impl Args for OneUpArgs {}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -81,17 +67,6 @@ const DOWN_KNOWS_IDS: u32 = 2;
 
 // SAFETY: `repr(C)`, as in `experts.cu`, and the last field fills the padding.
 unsafe impl Args for DownArgs {}
-
-/// The same and where the sums may go.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DownNextArgs {
-    down: DownArgs,
-    next: NextArgs,
-}
-
-// SAFETY: `repr(C)`, as in `experts_down_one.cu`, without padding.
-unsafe impl Args for DownNextArgs {}
 
 /// Kernels of both products for a set of layouts.
 struct Kernels {
@@ -213,8 +188,8 @@ pub(crate) fn mixture(
 pub(super) struct Rows<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) ws: &'a Workspace,
-    out: &'a Act<Buffer>,
-    next: Option<&'a NextArgs>,
+    pub(super) out: &'a Act<Buffer>,
+    pub(super) next: Option<&'a NextArgs>,
     x: &'a Act<Buffer>,
     n_rows: usize,
     /// Whether the last kernel launched was the router's, which read `x`.
@@ -305,7 +280,7 @@ impl Rows<'_> {
         n_rows: usize,
     ) -> Result<bool> {
         let (gpu, ws) = (self.gpu, self.ws);
-        let inner = bank.gate.rows();
+        let (inner, pairs) = (bank.gate.rows(), n_rows * bank.used());
         let x = self.values(first, n_rows);
         let banks = || std::iter::once(bank).chain(shared);
         let layouts = || banks().flat_map(|b| [b.gate.layout(), b.up.layout()]);
@@ -313,12 +288,19 @@ impl Rows<'_> {
         if rounds {
             x.round(gpu, ws, layouts())?;
         }
-        let knows_x = self.routed && !rounds && first == 0;
-        let pairs = n_rows * bank.used();
-        let shared_args = shared.map(|s| self.bank(&x, s, first, pairs)).unwrap_or_default();
-        let up = UpArgs { banks: [self.bank(&x, bank, first, 0), shared_args], grid: ws.grid() };
+        let up = |x: &Values| UpArgs {
+            banks: [
+                self.bank(x, bank, first, 0),
+                shared.map(|s| self.bank(x, s, first, pairs)).unwrap_or_default(),
+            ],
+            grid: ws.grid(),
+        };
+        if n_rows == 1 && !add && one::can(self, bank, shared) {
+            let knows_x = self.routed && !rounds && first == 0;
+            return one::mixture(self, &up(&x), (bank, shared), first, knows_x);
+        }
         let all_pairs = pairs + shared.map_or(0, |_| n_rows);
-        let holds = self.launch_up(&up, bank, shared, all_pairs, knows_x)?;
+        let holds = self.launch_up(&up(&x), bank, shared, all_pairs)?;
 
         let h = Values {
             x: ws.hidden(),
@@ -349,40 +331,21 @@ impl Rows<'_> {
             flags: if add { DOWN_ADDS } else { 0 } | if holds { DOWN_KNOWS_IDS } else { 0 },
             n_rows: n_rows as u32,
         };
-        self.launch_down(&down, bank, shared, n_rows)
+        self.launch_down(&down, bank, shared, n_rows).map(|()| false)
     }
 
-    /// Whether the kernel lets the next begin only when the choice is there. `knows_x`: the kernel before it lets
-    /// this one begin only when its input is.
+    /// Whether the kernel lets the next begin only when the choice is there.
     fn launch_up(
         &self,
         args: &UpArgs,
         bank: &Bank<'_>,
         shared: Option<&Bank<'_>>,
         pairs: usize,
-        knows_x: bool,
     ) -> Result<bool> {
         let banks = || std::iter::once(bank).chain(shared);
         let matrices = || banks().flat_map(|b| [b.gate, b.up]);
         let kernels = kernels(matrices().map(Matrix::layout));
         let panels = bank.gate.rows().div_ceil(CHUNK_ROWS);
-        let one = |b: &Bank<'_>| {
-            let layout = b.gate.layout();
-            layout == b.up.layout() && matches!(layout, Layout::Iq2Xxs | Layout::Q8_0)
-        };
-        let (n_units, sms) = (panels * pairs, self.gpu.sms());
-        let is_one = args.banks[0].n_pairs == args.banks[0].used
-            && banks().all(one)
-            && n_units.div_ceil(sms) <= ring::ONE_UP_UNITS;
-        if is_one && ring::has(self.gpu, ring::ONE_UP_SHARED, matrices()) {
-            let n_shared = (panels * args.banks[1].n_pairs as usize) as u32;
-            let (panels, n_units) = (panels as u32, n_units as u32);
-            let knows_x = u32::from(knows_x);
-            let args = OneUpArgs { up: *args, panels, n_shared, n_units, knows_x };
-            let launch = Launch::new(sms.min(n_units as usize), ring::THREADS);
-            self.gpu.launch(&ONE_UP, launch.shared(ring::ONE_UP_SHARED), &args)?;
-            return Ok(true);
-        }
         let bytes = ring::experts_shared(ring::WARPS);
         if has_ring(self.gpu, bytes, matrices()) {
             let launch = Launch::new((panels * pairs).min(self.gpu.sms()), ring::THREADS);
@@ -411,10 +374,7 @@ impl Rows<'_> {
         bank: &Bank<'_>,
         shared: Option<&Bank<'_>>,
         n_rows: usize,
-    ) -> Result<bool> {
-        if let Some(crossed) = self.launch_one_down(args, bank, shared)? {
-            return Ok(crossed);
-        }
+    ) -> Result<()> {
         let matrices = || std::iter::once(bank).chain(shared).map(|b| b.down);
         let kernels = kernels(matrices().map(Matrix::layout));
         let panels = bank.down.rows().div_ceil(CHUNK_ROWS);
@@ -423,40 +383,10 @@ impl Rows<'_> {
         if has_ring(self.gpu, bytes, matrices()) {
             let launch = Launch::new((panels * n_rows).min(self.gpu.sms()), ring::THREADS);
             let kernel = Kernel::new("matmul/experts_ring", kernels.ring_down);
-            self.gpu.launch(&kernel, launch.shared(bytes), args)?;
-            return Ok(false);
+            return self.gpu.launch(&kernel, launch.shared(bytes), args);
         }
         let kernel = Kernel::new("matmul/experts", kernels.down);
-        self.gpu.launch(&kernel, Launch::grid2(panels, n_rows, 256), args)?;
-        Ok(false)
-    }
-
-    /// The sums of one row by the kernel that is made for it: whether they have gone to the next site. Nothing is
-    /// done, and there is no answer, where it cannot.
-    fn launch_one_down(
-        &self,
-        args: &DownArgs,
-        bank: &Bank<'_>,
-        shared: Option<&Bank<'_>>,
-    ) -> Result<Option<bool>> {
-        let matrices = || std::iter::once(bank).chain(shared).map(|b| b.down);
-        let records = if args.raw == DevicePtr::NULL { 0 } else { record_bytes(bank, shared) };
-        let bytes = ring::ONE_DOWN_SHARED + records;
-        let rows = bank.down.rows();
-        let can = args.n_rows == 1
-            && args.flags & DOWN_KNOWS_IDS != 0
-            && bank.down.layout() == Layout::Q2K
-            && shared.is_none_or(|s| s.down.layout() == Layout::Q8_0)
-            && rows.is_multiple_of(2 * CHUNK_ROWS)
-            && ring::has(self.gpu, bytes, matrices());
-        if !can {
-            return Ok(None);
-        }
-        let next = self.next.filter(|next| next.takes(rows) && args.flags & DOWN_ADDS == 0);
-        let args = DownNextArgs { down: *args, next: next.copied().unwrap_or_default() };
-        let launch = Launch::new((rows / (2 * CHUNK_ROWS)).min(self.gpu.sms()), ring::THREADS);
-        self.gpu.launch(&ONE_DOWN, launch.shared(bytes), &args)?;
-        Ok(Some(next.is_some()))
+        self.gpu.launch(&kernel, Launch::grid2(panels, n_rows, 256), args)
     }
 
     /// A bank's pairs of the rows from `first` on; their results begin at row `at` of `hidden`.

@@ -6,6 +6,7 @@
 //! where there are rings.
 
 mod experts;
+mod experts_one;
 mod few;
 mod gemm;
 mod gemv;

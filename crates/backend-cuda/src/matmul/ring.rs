@@ -98,10 +98,10 @@ pub(super) fn few_experts_shared(layout: Layout) -> usize {
     slots + 2 * 2 * WARPS * 64 * 4 + WARPS * 4
 }
 
-/// Shared memory of `experts_down_one.cu`, before the records of one row's pairs: four places a warp, sums of two
-/// panels twice, what goes to the next site, and the ids of a row's experts.
+/// Shared memory of `experts_down_one.cu`: four places a warp, sums of two panels twice, what goes to the next site, and
+/// the ids of a row's experts.
 pub(super) const ONE_DOWN_SHARED: usize =
-    4 * WARPS * (2 * 1344 + 8) + 2 * 2 * WARPS * 16 * 4 + CROSSING_BYTES + PROJECT_BYTES + 64 + 16;
+    4 * WARPS * (2 * 1344 + 8) + 2 * 2 * WARPS * 16 * 4 + CROSSING_BYTES + PROJECT_BYTES + 64;
 /// `Crossing` of `cuda/site_few.cuh`, and a chunk's weights.
 const CROSSING_BYTES: usize = 24 * 4 + 32 * 4 + 8 * 16 * 4;
 const PROJECT_BYTES: usize = 96 * 32 * 4;
