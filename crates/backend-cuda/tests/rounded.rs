@@ -25,7 +25,7 @@ fn few_rows_compute_what_the_rounding_reference_does() {
         (Scheme::Q2, emulator::cuda_90()),
         (Scheme::Mxfp4, emulator::cuda_90()),
     ] {
-        let seen = check(scheme, rounds, be);
+        let seen = check(scheme, rounds(scheme.gated()), be);
         assert!(seen.agrees(), "{}: {seen:?}", scheme.name());
     }
 }
@@ -33,7 +33,8 @@ fn few_rows_compute_what_the_rounding_reference_does() {
 /// No row agrees with a reference that rounds a little otherwise.
 #[test]
 fn another_rounding_is_seen() {
-    let other = |ty| rounds(ty).map(|r| Rounding { codes: 126, ..r });
+    let other =
+        |name: &str, ty| rounds(Scheme::Q2.gated())(name, ty).map(|r| Rounding { codes: 126, ..r });
     let seen = check(Scheme::Q2, other, emulator::cuda_90());
     assert!(seen.same == [0; 3] && !seen.agrees(), "{seen:?}");
 }

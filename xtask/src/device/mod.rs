@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use backend::cases::{Case, Visitor, check, for_each};
-use backend::reference::Rounds;
 use backend::{Ops, SendOps};
 use backend_cpu::{Cpu, PoolOptions};
 use backend_cuda::driver::{Driver, nvidia::Nvidia};
@@ -106,7 +105,7 @@ impl Args {
             make().context("cannot start the threads")?;
             let mut report = Report::new(None);
             let refused = |e| panic!("the system refuses a thread: {e}");
-            self.check(&|| make().unwrap_or_else(refused), None, &mut report);
+            self.check(&|| make().unwrap_or_else(refused), false, &mut report);
             return report.finish();
         }
         let driver: Arc<dyn Driver> = Arc::new(Nvidia::open(self.device, &self.trial)?);
@@ -123,12 +122,12 @@ impl Args {
         );
         let mut report = Report::new(Some(Arc::clone(&driver)));
         let make = || Cuda::with_driver(Arc::clone(&driver));
-        self.check(&make, Some(backend_cuda::rounds), &mut report);
+        self.check(&make, true, &mut report);
         report.finish()
     }
 
-    /// `rounds`: how few rows of activations are rounded, where rounding to eight bits is all there is.
-    fn check<B: SendOps>(&self, make: &dyn Fn() -> B, rounds: Option<Rounds>, report: &mut Report) {
+    /// `rounds`: whether few rows of activations are rounded as `backend_cuda` says.
+    fn check<B: SendOps>(&self, make: &dyn Fn() -> B, rounds: bool, report: &mut Report) {
         if self.wants(Part::Cases) {
             for_each(&mut Cases { args: self, make, report });
         }
@@ -136,9 +135,9 @@ impl Args {
             models::laws(self.walks, make, report);
         }
         if self.wants(Part::Golden) {
-            models::golden(make, rounds.is_some(), report);
-            if let Some(rounds) = rounds {
-                models::steps(make, rounds, report);
+            models::golden(make, rounds, report);
+            if rounds {
+                models::steps(make, report);
             }
         }
         if self.wants(Part::Tiny) {

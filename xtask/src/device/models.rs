@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use backend::reference::Rounds;
 use backend::{Ops, SendOps};
 use engine::RowFormat;
 use testkit::golden::Golden;
@@ -128,13 +127,14 @@ pub(super) fn golden<B: Ops>(make: &dyn Fn() -> B, eight_bits: bool, report: &mu
 
 /// Steps of few rows against the reference that rounds activations as the device does: what [`golden`] must
 /// allow for rounding hides no fault of a kernel.
-pub(super) fn steps<B: Ops>(make: &dyn Fn() -> B, rounds: Rounds, report: &mut Report) {
+pub(super) fn steps<B: Ops>(make: &dyn Fn() -> B, report: &mut Report) {
     // From 3 on: some steps end where windows of both compressors do.
     let places: Vec<usize> = (3..300).step_by(11).collect();
     let config = oracle::Config::tiny_c();
     for scheme in [Scheme::Q8_0, Scheme::Q4K, Scheme::Q2, Scheme::Mxfp4] {
         let name = format!("{} {}, steps of few rows", config.name, scheme.name());
         report.check("golden", &name, || {
+            let rounds = backend_cuda::rounds(scheme.gated());
             let seen = rounded::steps((&config, scheme), &places, rounds, make());
             let Seen { rows, same, turned, rms } = seen;
             let found = format!(

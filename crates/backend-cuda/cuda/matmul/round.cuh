@@ -13,11 +13,13 @@ struct CodeScale {
 DEVICE CodeScale code_scale(float largest) {
     // Below 2^-100 the reciprocal would overflow.
     const bool tiny = largest < 7.8886090522101181e-31f;
-    return {tiny ? 0.0f : 127.0f * reciprocal(largest), tiny ? 0.0f : largest * (1.0f / 127.0f)};
+    return {tiny ? 0.0f : 127.0f / largest, tiny ? 0.0f : largest / 127.0f};
 }
 
 // The code is the low byte: beside 1.5 * 2^23 a float has no room for fractions.
-DEVICE uint32_t code_bits(float v, float inverse) { return __float_as_uint(fmaf(v, inverse, 12582912.0f)); }
+DEVICE uint32_t code_bits(float v, float inverse) {
+    return __float_as_uint(__fadd_rn(__fmul_rn(v, inverse), 12582912.0f));
+}
 DEVICE int code_of(float v, float inverse) { return int8_t(code_bits(v, inverse)); }
 
 // F16 weights are operands as they are. An activation is the sum of two halves, of which the second

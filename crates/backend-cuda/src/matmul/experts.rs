@@ -2,10 +2,10 @@
 
 use backend::{Act, ExpertWeights, Result, Routing};
 
+use super::experts_one as one;
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs, Rounding};
 use super::workspace::{RECORD_32, RECORD_256};
-use super::experts_one as one;
 use super::{CHUNK_COLS, CHUNK_ROWS, FEW_ROWS, Workspace, few, ring, sorted, unsupported, wide};
 use crate::Cuda;
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
@@ -160,7 +160,9 @@ pub(crate) fn routed_experts(
     n_rows: usize,
 ) -> Result<()> {
     let routed = Bank::new(w, Some(routing))?;
-    Rows { gpu, ws, out, next: None, x, n_rows, routed: false }.run(&routed, None, false).map(|_| ())
+    Rows { gpu, ws, out, next: None, x, n_rows, routed: false }
+        .run(&routed, None, false)
+        .map(|_| ())
 }
 
 /// The routed experts and the shared one, which is added last. `next` is a site that the sums may go to instead

@@ -5,9 +5,9 @@ use std::ops::Range;
 use backend::{Act, Result};
 
 use super::gemm::{self, Groups};
+use super::one::{self, OneArgs};
 use super::round::Values;
 use super::weights::{Layout, Matrix, MatrixArgs};
-use super::one::{self, OneArgs};
 use super::{CHUNK_COLS, MANY_KEPT_ROWS, MANY_ROWS, Workspace, ring, unsupported, wide};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 
@@ -296,7 +296,14 @@ impl Piece {
         };
         let launch = |units: usize| Launch::new(units.min(gpu.sms()), ring::THREADS);
         if n_rows == 1 && jobs.iter().all(|job| one::takes(job.w, self.n_groups)) {
-            let args = OneArgs::new(ws, (x.values, x.raw), jobs, self.n_groups, &self.groups);
+            // Of a longer piece this may be the last row.
+            let at = self.rows.start + row;
+            let jobs: Vec<_> = jobs
+                .iter()
+                .map(|job| Job { out: job.out.add(at * job.stride * 4), ..*job })
+                .collect();
+            let values = (x.values, row, x.raw);
+            let args = OneArgs::new(ws, values, &jobs, self.n_groups, &self.groups);
             return gpu.launch(&ONE, launch(args.n_units()).shared(ring::ONE_SHARED), &args);
         }
         let args = self.arranged(ws, jobs, x, (row, n_rows), ring::unit_panels);

@@ -93,13 +93,13 @@ pub(super) fn products_next(
     }
     heads.round(gpu, ws, std::iter::once(w.layout()))?;
     let job = Job { out: low.buf.ptr(), stride: low.cols, w };
-    let mut args = OneArgs::new(ws, (&heads, false), &[job], n_groups, &(0..n_groups));
+    let mut args = OneArgs::new(ws, (&heads, 0, false), &[job], n_groups, &(0..n_groups));
     args.rounded = records.ptr();
     let launch = Launch::new((args.n_units() / 2).min(gpu.sms()), ring::THREADS);
     gpu.launch(&ROUNDED, launch.shared(ring::ONE_ROUNDED_SHARED), &args)?;
 
     let job = Job { out: DevicePtr::NULL, stride: 0, w: out };
-    let mut product = OneArgs::new(ws, (&values(low, low.cols, 1), false), &[job], 1, &(0..1));
+    let mut product = OneArgs::new(ws, (&values(low, low.cols, 1), 0, false), &[job], 1, &(0..1));
     product.jobs[0].x = records.ptr();
     let launch = Launch::new(next.chunks().min(gpu.sms()), ring::THREADS);
     let args = OneNextArgs { product, next: *next };
@@ -114,10 +114,11 @@ pub(super) fn takes(w: &Matrix, n_groups: usize) -> bool {
 }
 
 impl OneArgs {
-    /// Of all jobs and of those of `n_groups` groups that lie in `groups`. `raw`: whether the kernel rounds the row.
+    /// Of all jobs and of those of `n_groups` groups that lie in `groups`, for row `row` of the values. `raw`: whether
+    /// the kernel rounds the row.
     pub(super) fn new(
         ws: &Workspace,
-        (values, raw): (&Values, bool),
+        (values, row, raw): (&Values, usize, bool),
         jobs: &[Job<'_>],
         n_groups: usize,
         groups: &Range<usize>,
@@ -132,7 +133,7 @@ impl OneArgs {
             unused: 0,
         };
         for (to, job) in args.jobs.iter_mut().zip(jobs) {
-            *to = OneJob::new(ws, (values, raw), job, n_groups, groups.start);
+            *to = OneJob::new(ws, (values, row, raw), job, n_groups, groups.start);
             to.first_unit = args.n_units;
             args.n_units += to.units * groups.len() as u32;
         }
@@ -147,12 +148,12 @@ impl OneArgs {
 impl OneJob {
     fn new(
         ws: &Workspace,
-        (values, raw): (&Values, bool),
+        (values, row, raw): (&Values, usize, bool),
         &Job { out, w, .. }: &Job<'_>,
         n_groups: usize,
         group: usize,
     ) -> Self {
-        let source = values.source(ws, w.layout(), 0);
+        let source = values.source(ws, w.layout(), row);
         let (group_rows, panels) = (w.rows() / n_groups, ring::unit_panels(w));
         let group_panels = group_rows.div_ceil(CHUNK_ROWS);
         let is_f16 = w.layout() == Layout::F16;

@@ -72,8 +72,7 @@ pub(super) const RAW_MAX: usize = 32;
 pub(super) const ONE_SHARED: usize =
     ring_bytes(3) + 2 * 4 * WARPS * 16 * 4 + 64 * 48 + RAW_MAX * RECORD_32;
 /// The same where results are rounded too: without records, but static sums of four units.
-pub(super) const ONE_ROUNDED_SHARED: usize =
-    ring_bytes(3) + 2 * 4 * WARPS * 16 * 4 + 64 * 48 + 16;
+pub(super) const ONE_ROUNDED_SHARED: usize = ring_bytes(3) + 2 * 4 * WARPS * 16 * 4 + 64 * 48 + 16;
 /// The same where results go to the next site: sums of two units twice, and the site's weights.
 pub(super) const ONE_NEXT_SHARED: usize =
     ring_bytes(3) + 2 * 2 * WARPS * 16 * 4 + 64 * 48 + PROJECT_BYTES;

@@ -98,16 +98,28 @@ impl Layout {
     }
 }
 
-/// How products of few rows round the activations that meet weights of a type (`round.cuh`).
+/// How products of few rows round activations (`round.cuh`), in a model whose experts are gated by this type.
 #[must_use]
-pub fn rounds(ty: TensorType) -> Option<reference::Rounding> {
+pub fn rounds(gated: TensorType) -> reference::Rounds {
+    match gated {
+        TensorType::Iq2Xxs => |name, ty| {
+            // A row alone has kernels that round their own results, a panel at a time.
+            let rounding = rounding(ty)?;
+            let alone = if name.contains("ffn_down") { CHUNK_ROWS } else { rounding.alone };
+            Some(reference::Rounding { alone, ..rounding })
+        },
+        _ => |_, ty| rounding(ty),
+    }
+}
+
+fn rounding(ty: TensorType) -> Option<reference::Rounding> {
     let block = match Layout::of(ty)?.0.rounding() {
         // Two f16 numbers hold 22 bits.
         Rounding::None | Rounding::Halves => return None,
         Rounding::By32 => 32,
         Rounding::By256 => CHUNK_COLS,
     };
-    Some(reference::Rounding { block, codes: 127 })
+    Some(reference::Rounding { block, alone: block, codes: 127 })
 }
 
 /// Bytes that a weight for products takes on the device; `None` for types it cannot compute with.

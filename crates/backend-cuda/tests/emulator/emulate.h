@@ -153,6 +153,8 @@ inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
     }
     return out;
 }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fadd_rn(float x, float y) { return x + y; }
 inline int __dp4a(int x, int y, int sum) {
     for (int i = 0; i < 32; i += 8) sum += int(int8_t(x >> i)) * int(int8_t(y >> i));
     return sum;

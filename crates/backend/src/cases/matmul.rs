@@ -25,6 +25,12 @@ pub(super) fn cases(visitor: &mut impl Visitor) {
             visitor.visit(&MatMul { ty, rows, outputs, inputs, groups: 0 });
         }
     }
+    // One row more than kernels for few take at once.
+    for ty in [F16, Q8_0] {
+        for (rows, groups) in [(17, 0), (5, 2), (9, 2)] {
+            visitor.visit(&MatMul { ty, rows, outputs: 64, inputs: 256, groups });
+        }
+    }
     // More rows than any kernel for few takes, and more than one tile of those for many.
     for ty in [F32, F16, BF16, Q8_0, Q2K, Q4K, Q6K, Iq2Xxs, Mxfp4] {
         visitor.visit(&MatMul { ty, rows: 70, outputs: 20, inputs: 256, groups: 0 });

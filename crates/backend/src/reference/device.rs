@@ -57,7 +57,7 @@ impl Device for Reference {
                 found: tensor.cols.to_string(),
             });
         }
-        let rounding = self.rounds.and_then(|rounds| rounds(tensor.ty));
+        let rounding = self.rounds.and_then(|rounds| rounds(&tensor.name, tensor.ty));
         Ok(Weight { tensor: tensor.clone(), rounding })
     }
 

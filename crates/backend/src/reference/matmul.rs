@@ -24,8 +24,8 @@ pub(super) fn grouped(
     let (rows, cols) = (w.tensor.rows, w.tensor.cols);
     assert_eq!(out.cols, rows, "{}: outputs of {}", out.label, w.tensor.name);
     assert_eq!(x.cols, cols * n_groups, "{}: inputs of {}", x.label, w.tensor.name);
-    let slices: Vec<_> =
-        x.buf.chunks_exact(cols).take(n_rows * n_groups).map(|x| met(x, w.rounding)).collect();
+    let slices = x.buf.chunks_exact(cols).take(n_rows * n_groups);
+    let slices: Vec<_> = slices.map(|x| met(x, w.rounding, n_rows)).collect();
     let mut weights = vec![0.0; cols];
     for o in 0..rows {
         w.row(0, o, &mut weights)?;

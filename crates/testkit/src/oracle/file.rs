@@ -47,6 +47,20 @@ impl Scheme {
     pub const ALL: [Self; 7] =
         [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4K, Self::Q2, Self::Mxfp4];
 
+    /// The type of the routed experts' gate and up.
+    #[must_use]
+    pub fn gated(self) -> TensorType {
+        match self {
+            Self::F32 => TensorType::F32,
+            Self::F16 => TensorType::F16,
+            Self::Bf16 => TensorType::BF16,
+            Self::Q8_0 => TensorType::Q8_0,
+            Self::Q4K => TensorType::Q4K,
+            Self::Q2 => TensorType::Iq2Xxs,
+            Self::Mxfp4 => TensorType::Mxfp4,
+        }
+    }
+
     /// The name in file names and in the golden data.
     #[must_use]
     pub fn name(self) -> &'static str {
