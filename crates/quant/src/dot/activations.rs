@@ -80,10 +80,11 @@ impl RoundedRows {
         assert!(cols.is_multiple_of(self.block()), "{cols} columns in blocks of {}", self.block());
         let n = Self::sizes(self.format, rows * cols);
         (self.rows, self.cols) = (rows, cols);
-        self.codes.resize(n.codes, 0);
-        self.wide.resize(n.wide, 0);
-        self.scales.resize(n.scales, 0.0);
-        self.sums.resize(n.sums, 0);
+        // They stay as long as they were: what is taken away would be cleared when it is wanted again.
+        grow(&mut self.codes, n.codes);
+        grow(&mut self.wide, n.wide);
+        grow(&mut self.scales, n.scales);
+        grow(&mut self.sums, n.sums);
     }
 
     /// What the codes look like.
@@ -157,6 +158,12 @@ impl RoundedRows {
             sums: self.sums.as_mut_ptr(),
             owner: PhantomData,
         }
+    }
+}
+
+fn grow<T: Copy + Default>(values: &mut Vec<T>, n: usize) {
+    if values.len() < n {
+        values.resize(n, T::default());
     }
 }
 
