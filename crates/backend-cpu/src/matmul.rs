@@ -66,17 +66,7 @@ pub(crate) fn grouped(
                 }
             }
         } else {
-            // Units of all groups as one list: a group's own may not divide evenly.
-            let units_of_group = group_rows.div_ceil(unit).max(1);
-            let units = part(n_groups * units_of_group, 1, thread, n_threads);
-            for group in units.start / units_of_group..units.end.div_ceil(units_of_group) {
-                let first = group * units_of_group;
-                let row = |at: usize| (at.saturating_sub(first) * unit).min(group_rows);
-                let range = row(units.start)..row(units.end);
-                if !range.is_empty() {
-                    multiply(group, range);
-                }
-            }
+            (0..n_groups).for_each(|g| multiply(g, part(group_rows, unit, thread, n_threads)));
         }
     });
 }

@@ -80,7 +80,7 @@ impl RoundedRows {
         assert!(cols.is_multiple_of(self.block()), "{cols} columns in blocks of {}", self.block());
         let n = Self::sizes(self.format, rows * cols);
         (self.rows, self.cols) = (rows, cols);
-        // They stay as long as they were: what is taken away would be cleared when it is wanted again.
+        // They only grow: to write zeros anew would take a thread as long as rounding takes all.
         grow(&mut self.codes, n.codes);
         grow(&mut self.wide, n.wide);
         grow(&mut self.scales, n.scales);
@@ -161,18 +161,16 @@ impl RoundedRows {
     }
 }
 
-fn grow<T: Copy + Default>(values: &mut Vec<T>, n: usize) {
-    if values.len() < n {
-        values.resize(n, T::default());
-    }
-}
-
 /// Elements of each vector.
 struct Sizes {
     codes: usize,
     wide: usize,
     scales: usize,
     sums: usize,
+}
+
+fn grow<T: Default + Copy>(values: &mut Vec<T>, len: usize) {
+    values.resize(len.max(values.len()), T::default());
 }
 
 /// One row of [`RoundedRows`] that can be written. Of `codes` and `wide`, one is empty.
