@@ -1,10 +1,13 @@
 //! Memory of the CPU backend: plain vectors and the host KV store.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use backend::{Act, Device, Error, HostKv, Ids, KvLayout, Result, Scratch, Shape, Step, taken};
 use model::{HostTensor, LayerKind};
 
+use crate::parallel::SharedRows;
 use crate::work::Work;
 use crate::{Cpu, Floats, Weight};
 
@@ -91,7 +94,21 @@ impl Device for Cpu {
         layers: Range<usize>,
         accepted: &[u32],
     ) -> Result<()> {
-        kv.commit(step, layers, accepted);
+        // One row is copied sooner than a thread is woken.
+        if step.rows.len() < 2 {
+            kv.commit(step, layers, accepted);
+            return Ok(());
+        }
+        let (layers, layout) = kv.layers_mut(layers);
+        let (n, layers, next) = (layers.len(), SharedRows::new(layers), AtomicUsize::new(0));
+        self.pool.run(|_| {
+            let take = || Some(next.fetch_add(1, Relaxed)).filter(|i| *i < n);
+            while let Some(i) = take() {
+                // SAFETY: a layer is taken once.
+                let layer = unsafe { layers.get(i, 1) };
+                layer.iter_mut().for_each(|layer| layer.commit(layout, step, accepted));
+            }
+        });
         Ok(())
     }
 

@@ -5,12 +5,14 @@
 //! rows were divided: a lone query's rows are divided among threads.
 
 use std::cmp::Ordering;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
-use backend::{Act, HostKv, Ids, Pooled, SpanRows, Step, StepRow, kv_row};
+use backend::{Act, HostKv, Ids, Pooled, RowLayout, SpanRows, Step, StepRow, kv_row};
 use quant::dot::{Kernels, Out};
 
 use crate::attend::products;
-use crate::parallel::{SharedRows, each_row, part};
+use crate::parallel::{SharedRows, part};
 use crate::work::{KEY_TILE, ThreadWork, Work};
 use crate::{Floats, Parts};
 
@@ -26,20 +28,18 @@ pub(crate) fn index_top_k(
     let visible = |r: usize| visible(&step.rows[r]);
     let Parts { pool, kernels, work, .. } = cpu;
     if (0..n_rows).all(|r| visible(r) <= k) {
-        return each_row(pool, &mut ids.buf, k, n_rows, |r, ids| take_all(&mut ids[..visible(r)]));
+        let take = |(r, ids): (usize, &mut [u32])| take_all(&mut ids[..visible(r)]);
+        return ids.buf.chunks_mut(k.max(1)).take(n_rows).enumerate().for_each(take);
     }
-    // Queries meet rows in the same basis and precision.
     let Work { threads: works, index_q, .. } = work;
-    each_row(pool, index_q, q.cols, n_rows, |r, out| {
-        out.copy_from_slice(&q.buf[r * q.cols..][..q.cols]);
-        for head in out.chunks_exact_mut(layout.dim) {
-            kv_row::round_index_query(&layout, head);
-        }
-    });
+    let rounded = SharedRows::new(index_q);
     let query = |r: usize| Query {
         kernels,
         layout: &layout,
-        q: &index_q[r * q.cols..][..q.cols],
+        // SAFETY: a row is taken once, by one thread.
+        q: round(&layout, &q.buf[r * q.cols..][..q.cols], unsafe {
+            rounded.get(r * q.cols, q.cols)
+        }),
         weights: &weights.buf[r * indexer.n_heads..][..indexer.n_heads],
         factor: 1.0 / ((layout.dim * indexer.n_heads) as f32).sqrt(),
         rows: kv.span_rows(layer, Pooled::Index, step.span_of(r), step),
@@ -58,9 +58,12 @@ pub(crate) fn index_top_k(
         ids.iter_mut().zip(best).for_each(|(id, (_, index))| *id = *index);
     };
     if n_rows >= threads {
+        // Sequences are of different lengths: each thread takes the next row when it is done with one.
+        let next = AtomicUsize::new(0);
         pool.run(|thread| {
             let mut work = Work::thread(works, thread);
-            for r in part(n_rows, 1, thread, threads) {
+            let take = || Some(next.fetch_add(1, Relaxed)).filter(|r| *r < n_rows);
+            while let Some(r) = take() {
                 work.best.clear();
                 if visible(r) > k {
                     query(r).score(0..visible(r), &mut work);
@@ -71,10 +74,19 @@ pub(crate) fn index_top_k(
         return;
     }
     for r in 0..n_rows {
+        let query = query(r);
+        if visible(r) <= KEY_TILE {
+            // One tile: nothing to divide.
+            let mut work = Work::thread(works, 0);
+            work.best.clear();
+            query.score(0..visible(r), &mut work);
+            write(r, &mut work.best);
+            continue;
+        }
         pool.run(|thread| {
             let mut work = Work::thread(works, thread);
             work.best.clear();
-            query(r).score(part(visible(r), KEY_TILE, thread, threads), &mut work);
+            query.score(part(visible(r), KEY_TILE, thread, threads), &mut work);
             keep_best(&mut work.best, k);
         });
         // The first thread's list has room for another one's beside its own.
@@ -86,6 +98,15 @@ pub(crate) fn index_top_k(
         }
         write(r, &mut first.best);
     }
+}
+
+/// A row's queries in the basis and precision of the rows that they meet.
+fn round<'a>(layout: &RowLayout, q: &[f32], out: &'a mut [f32]) -> &'a [f32] {
+    out.copy_from_slice(q);
+    for head in out.chunks_exact_mut(layout.dim) {
+        kv_row::round_index_query(layout, head);
+    }
+    out
 }
 
 /// Index rows that a row of a step sees.
@@ -112,7 +133,7 @@ fn keep_best(best: &mut Vec<(f32, u32)>, k: usize) {
 /// One row's index query.
 struct Query<'a> {
     kernels: Kernels,
-    layout: &'a backend::RowLayout,
+    layout: &'a RowLayout,
     /// `[heads, dim]`, rounded.
     q: &'a [f32],
     weights: &'a [f32],

@@ -20,8 +20,9 @@ pub struct HostKv {
     layers: Vec<LayerKv>,
 }
 
+/// KV of one layer.
 #[derive(Debug)]
-struct LayerKv {
+pub struct LayerKv {
     kind: LayerKind,
     /// `[slots, window]` rows.
     ring: Vec<u8>,
@@ -195,17 +196,13 @@ impl HostKv {
 
     /// Appends the first `accepted[i]` rows of span `i` in `layers`.
     pub fn commit(&mut self, step: &Step, layers: Range<usize>, accepted: &[u32]) {
-        let window = self.layout.window;
-        let row_bytes = self.layout.row.bytes();
-        for layer in &mut self.layers[layers] {
-            for (span, &n) in step.spans.iter().zip(accepted) {
-                let n = n.min(span.n_rows) as usize;
-                layer.commit_window(span, n, window, row_bytes);
-                for part in [&mut layer.attention, &mut layer.index].into_iter().flatten() {
-                    part.commit(span, n, step.pages_of(span));
-                }
-            }
-        }
+        let (layers, layout) = self.layers_mut(layers);
+        layers.iter_mut().for_each(|layer| layer.commit(layout, step, accepted));
+    }
+
+    /// Some layers and the sizes of all, to commit to each where it suits.
+    pub fn layers_mut(&mut self, layers: Range<usize>) -> (&mut [LayerKv], &KvLayout) {
+        (&mut self.layers[layers], &self.layout)
     }
 
     /// Copies page `from` over page `to` in every layer.
@@ -251,9 +248,7 @@ impl HostKv {
                 out.extend_from_slice(&layer.ring[at * bytes..][..bytes]);
             }
             for part in layer.parts() {
-                part.for_each_open(slot, view, |range| {
-                    out.extend(part.open[range].iter().flat_map(|v| v.to_le_bytes()));
-                });
+                part.for_each_open(slot, view, |range| extend(out, &part.open[range]));
             }
         }
     }
@@ -302,6 +297,14 @@ impl HostKv {
     }
 }
 
+/// Appends numbers, little-endian.
+fn extend(out: &mut Vec<u8>, values: &[f32]) {
+    let start = out.len();
+    out.resize(start + 4 * values.len(), 0);
+    let places = out[start..].as_chunks_mut::<4>().0;
+    places.iter_mut().zip(values).for_each(|(place, v)| *place = v.to_le_bytes());
+}
+
 fn check_len(what: &str, expected: usize, found: usize) -> Result<()> {
     if expected == found {
         return Ok(());
@@ -322,6 +325,17 @@ impl LayerKv {
             staged: taken(layout.step_rows * bytes),
             attention: pooled(layout.row),
             index: if kind == LayerKind::Csa { pooled(layout.index_row) } else { None },
+        }
+    }
+
+    /// Appends the first `accepted[i]` rows of span `i`.
+    pub fn commit(&mut self, layout: &KvLayout, step: &Step, accepted: &[u32]) {
+        for (span, &n) in step.spans.iter().zip(accepted) {
+            let n = n.min(span.n_rows) as usize;
+            self.commit_window(span, n, layout.window, layout.row.bytes());
+            for part in [&mut self.attention, &mut self.index].into_iter().flatten() {
+                part.commit(span, n, step.pages_of(span));
+            }
         }
     }
 

@@ -24,7 +24,7 @@ mod weights;
 
 pub use device::{Act, Device, Ids, Limits, Shape};
 pub use error::{Error, Result};
-pub use host_kv::{HostKv, SpanRows, taken};
+pub use host_kv::{HostKv, LayerKv, SpanRows, taken};
 pub use kv::{AnchorView, KvLayout, LayerLayout, PAGE_TOKENS, RowFormat, RowLayout};
 pub use ops::{
     AttentionBuffers, AttentionWork, ExpertBuffers, LayerBuffers, Ops, PoolInput, Pooled, Routing,

@@ -15,6 +15,16 @@ pub trait Constraint: Send {
     /// # Errors
     /// As [`allowed`](Self::allowed).
     fn accept(&mut self, token: u32) -> Result<(), String>;
+
+    /// The tokens that come next whatever the model says, since [`allowed`](Self::allowed) would allow one alone each
+    /// time, with which this then has moved on. They are computed as rows of one step; none where a constraint does
+    /// not know in advance.
+    ///
+    /// # Errors
+    /// As [`allowed`](Self::allowed).
+    fn forced(&mut self) -> Result<Vec<u32>, String> {
+        Ok(Vec::new())
+    }
 }
 
 /// What a [`Constraint`] says about the next token.

@@ -20,6 +20,15 @@ pub(crate) struct Chooser {
 pub(crate) struct Choice {
     pub(crate) token: u32,
     pub(crate) logprobs: Option<Box<TokenLogprob>>,
+    /// What must come behind it.
+    pub(crate) forced: Vec<u32>,
+}
+
+impl Choice {
+    /// A token alone.
+    pub(crate) fn of(token: u32) -> Self {
+        Self { token, logprobs: None, forced: Vec::new() }
+    }
 }
 
 impl Chooser {
@@ -35,6 +44,13 @@ impl Chooser {
     ) -> Result<Choice, Failure> {
         let pos = stream.tokens.len();
         let mut how = stream.sampling;
+        // Log probabilities need every token's logits.
+        if let Some(constraint) = stream.constraint.as_mut().filter(|_| stream.logprobs.is_none()) {
+            let mut forced = constraint.forced().map_err(Failure::Constraint)?.into_iter();
+            if let Some(token) = forced.next() {
+                return Ok(Choice { forced: forced.collect(), ..Choice::of(token) });
+            }
+        }
         let mut constraint = stream.constraint.take();
         let allowed = match &mut constraint {
             Some(constraint) => constraint.allowed().map_err(Failure::Constraint)?,
@@ -59,7 +75,7 @@ impl Chooser {
         accept(constraint.as_deref_mut(), token)?;
         stream.constraint = constraint;
         let logprobs = stream.logprobs.map(|n| Box::new(logprobs(logits, token, n)));
-        Ok(Choice { token, logprobs })
+        Ok(Choice { logprobs, ..Choice::of(token) })
     }
 }
 

@@ -354,7 +354,7 @@ impl<C: Clock> Scheduler<C> {
             let chosen = self.samples && stream.is_plain();
             score(stream, rows, |row| self.engine.logits(first + row));
             let choice = is_whole.then(|| match chosen {
-                true => Ok(Choice { token: self.engine.chosen(n_logits - 1), logprobs: None }),
+                true => Ok(Choice::of(self.engine.chosen(n_logits - 1))),
                 false => self.chooser.choose(stream, self.engine.logits(n_logits - 1)),
             });
             choices.push(choice);
@@ -404,17 +404,30 @@ impl<C: Clock> Scheduler<C> {
             stream.tell(Event::Prompt { done, total: stream.n_prompt });
         }
         let Some(choice) = choice else { return Ok(None) };
-        let Choice { token, logprobs } = choice?;
+        let Choice { token, logprobs, forced } = choice?;
         stream.times.first_token.get_or_insert(now);
-        stream.usage.completion_tokens += 1;
-        self.stats.completion_tokens.fetch_add(1, Relaxed);
-        if stream.stop_tokens.contains(&token) {
-            return Ok(Some(FinishReason::Stop(token)));
+        let first = TokenEvent { id: token, logprobs };
+        let forced = forced.into_iter().map(|id| TokenEvent { id, logprobs: None });
+        let mut tokens = std::iter::once(first).chain(forced).peekable();
+        while let Some(token) = tokens.next() {
+            let id = token.id;
+            stream.usage.completion_tokens += 1;
+            self.stats.completion_tokens.fetch_add(1, Relaxed);
+            if stream.stop_tokens.contains(&id) {
+                return Ok(Some(FinishReason::Stop(id)));
+            }
+            stream.tokens.push(id);
+            let is_full = stream.usage.completion_tokens == stream.max_tokens;
+            if tokens.peek().is_some() && !is_full {
+                stream.leave_token(token);
+            } else {
+                stream.tell_token(token, (now, self.options.rest));
+            }
+            if is_full {
+                return Ok(Some(FinishReason::Length));
+            }
         }
-        stream.tokens.push(token);
-        stream.tell_token(TokenEvent { id: token, logprobs }, (now, self.options.rest));
-        let is_full = stream.usage.completion_tokens == stream.max_tokens;
-        Ok(is_full.then_some(FinishReason::Length))
+        Ok(None)
     }
 
     fn finish(&mut self, stream: &Stream, reason: FinishReason, now: Duration) {

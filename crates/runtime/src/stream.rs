@@ -146,6 +146,11 @@ impl Stream {
         }
     }
 
+    /// Leaves a token that another one follows at once.
+    pub(crate) fn leave_token(&self, token: TokenEvent) {
+        self.events.leave(Event::Token(token));
+    }
+
     /// Wakes the receiver for tokens that were left, if it has rested long enough.
     pub(crate) fn wake(&mut self, now: Duration, rest: Duration) {
         if self.has_left && !self.rests(now, rest) {

@@ -11,8 +11,8 @@ use common::{N_VOCAB, POISON, Parity, Rng, expected, hash_model};
 use engine::Sampling;
 use runtime::fake::FakeEngine;
 use runtime::{
-    Clock, Event, Events, Failure, Limits, Params, Progress, Refusal, Request, Runtime, Scheduler,
-    SchedulerOptions, Stats, SystemClock,
+    Allowed, Clock, Constraint, Event, Events, Failure, Limits, Params, Progress, Refusal, Request,
+    Runtime, Scheduler, SchedulerOptions, Stats, SystemClock,
 };
 
 fn engine(n_slots: usize) -> FakeEngine {
@@ -282,6 +282,83 @@ fn company_changes_nothing() {
     let together = run(&[1, 2, 3, 4, 5, 6, 7]);
     for (seed, answer) in (1..8).zip(together) {
         assert_eq!(run(&[seed]), [answer], "seed {seed}");
+    }
+}
+
+/// Spells four tokens of every seven; the others are free.
+struct Spelled {
+    n_accepted: usize,
+    knows: bool,
+    mask: [u32; 2],
+}
+
+impl Spelled {
+    fn only(&self) -> Option<u32> {
+        (self.n_accepted % 7 < 4).then_some((self.n_accepted * 5 % 40) as u32)
+    }
+}
+
+impl Constraint for Spelled {
+    fn allowed(&mut self) -> Result<Allowed<'_>, String> {
+        let only = self.only().map(|token| 1u64 << token).unwrap_or(u64::MAX >> 17);
+        self.mask = [only as u32, (only >> 32) as u32];
+        Ok(Allowed { mask: Some(&self.mask), greedy: false })
+    }
+
+    fn accept(&mut self, _: u32) -> Result<(), String> {
+        self.n_accepted += 1;
+        Ok(())
+    }
+
+    fn forced(&mut self) -> Result<Vec<u32>, String> {
+        let mut forced = Vec::new();
+        while let Some(token) = self.only().filter(|_| self.knows) {
+            forced.push(token);
+            self.n_accepted += 1;
+        }
+        Ok(forced)
+    }
+}
+
+#[test]
+fn tokens_that_are_known_in_advance_are_the_same_in_fewer_steps() {
+    let answer = |knows, max_tokens, logprobs, stop| {
+        let stats = Arc::new(Stats::default());
+        let options = SchedulerOptions { event_buffer: 1000, ..SchedulerOptions::default() };
+        let engine = Box::new(engine(3));
+        let clock = SystemClock::start();
+        let mut scheduler = Scheduler::new(engine, options, clock, Arc::clone(&stats));
+        let spelled = Spelled { n_accepted: 0, knows, mask: [0; 2] };
+        let params = Params {
+            sampling: Sampling { temperature: 0.8, seed: 5, ..Sampling::GREEDY },
+            constraint: Some(Box::new(spelled)),
+            logprobs,
+            stop_tokens: vec![stop],
+            ..Params::greedy(prompt(11, 40), max_tokens)
+        };
+        let limits = Limits { context: 8192, n_vocab: N_VOCAB };
+        let events = submit(&mut scheduler, limits.check(params).unwrap());
+        let beside = submit(&mut scheduler, request(prompt(12, 30), 3));
+        while scheduler.step() != Progress::Idle {}
+        assert_eq!(tokens(&read(&beside)).len(), 3);
+        assert_eq!(scheduler.n_free_slots(), 3);
+        let events = read(&events);
+        let Some(Event::Finished { reason, usage }) = events.last() else { panic!("{events:?}") };
+        let end = (*reason, usage.completion_tokens);
+        ((tokens(&events), end), stats.steps.load(Relaxed))
+    };
+    let unlikely = POISON;
+    for max_tokens in [1, 2, 4, 5, 9, 100] {
+        let (plain, n_plain) = answer(false, max_tokens, None, unlikely);
+        let (known, n_known) = answer(true, max_tokens, None, unlikely);
+        assert_eq!(known, plain, "{max_tokens} tokens");
+        assert!(n_known <= n_plain && (max_tokens < 100 || n_known < n_plain - 40));
+        let (scored, _) = answer(true, max_tokens, Some(1), unlikely);
+        assert_eq!(scored, plain, "log probabilities are of each token");
+    }
+    // The third of the tokens that begin the second seven, and a free one.
+    for stop in [9 * 5 % 40, 17] {
+        assert_eq!(answer(true, 100, None, stop).0, answer(false, 100, None, stop).0);
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use crate::load::ask;
+use crate::load::{Leave, ask};
 pub(crate) use process::Keid;
 use process::run;
 pub(crate) use scripted::Scripted;
@@ -82,7 +82,7 @@ fn shutdown(keid: Keid) -> anyhow::Result<Outcome> {
         let body = serde_json::json!({
             "messages": messages, "stream": true, "stream_options": {"include_usage": true},
         });
-        ask(&url, &body, None)
+        ask(&url, &body, Leave::Never)
     });
     std::thread::sleep(Duration::from_millis(50));
     let ended_well = keid.terminate()?;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::e2e::{Keid, Scripted, target_dir};
 use client::Answer;
-pub(crate) use client::ask;
+pub(crate) use client::{Leave, ask};
 
 /// Measure the server under load, and compare with what it should be
 #[derive(Debug, clap::Args)]
@@ -93,17 +93,21 @@ struct Seen {
     errors: Vec<String>,
 }
 
-/// Runs `n` clients until the time is over: each asks, reads, and asks again. Every `leave_every`th
-/// request is left in the middle.
-fn clients(
-    url: &str,
-    n: usize,
-    time: Duration,
-    leave_every: Option<u64>,
-    body: fn(u64) -> Value,
-) -> Seen {
+/// Which answers are not read to their end.
+#[derive(Clone, Copy)]
+enum Leaving {
+    /// Every so many requests, one in the middle.
+    Every(u64),
+    /// Those that are not complete when the time is over, so that all clients are there until then.
+    Late,
+    Nobody,
+}
+
+/// Runs `n` clients until the time is over: each asks, reads, and asks again.
+fn clients(url: &str, n: usize, time: Duration, leave: Leaving, body: fn(u64) -> Value) -> Seen {
     let seen = Mutex::new(Seen::default());
     let is_over = AtomicBool::new(false);
+    let end = Instant::now() + time;
     std::thread::scope(|scope| {
         for i in 0..n as u64 {
             let (seen, is_over) = (&seen, &is_over);
@@ -111,8 +115,12 @@ fn clients(
                 let mut seed = i * 1_000_003;
                 while !is_over.load(Ordering::Relaxed) {
                     seed += 1;
-                    let leave = leave_every.filter(|every| seed.is_multiple_of(*every));
-                    let answer = ask(url, &body(seed), leave.map(|_| 1 + seed as usize % 40));
+                    let leave = match leave {
+                        Leaving::Every(n) if seed.is_multiple_of(n) => Leave::After(1 + seed % 40),
+                        Leaving::Late => Leave::At(end),
+                        Leaving::Every(_) | Leaving::Nobody => Leave::Never,
+                    };
+                    let answer = ask(url, &body(seed), leave);
                     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                     match answer {
                         Ok(Answer { n_tokens, first_token, is_whole, .. }) => {
@@ -139,7 +147,7 @@ const ROUNDS: u32 = 4;
 fn throughput(keid: &Keid) -> anyhow::Result<Figure> {
     let pace = |n| {
         let started = Instant::now();
-        let seen = clients(keid.url(), n, PHASE / ROUNDS, None, story);
+        let seen = clients(keid.url(), n, PHASE / ROUNDS, Leaving::Late, story);
         if let Some(error) = seen.errors.first() {
             bail!("{error}");
         }
@@ -160,7 +168,7 @@ fn throughput(keid: &Keid) -> anyhow::Result<Figure> {
 }
 
 fn first_token(keid: &Keid) -> anyhow::Result<Figure> {
-    let mut seen = clients(keid.url(), 16, PHASE, None, sum);
+    let mut seen = clients(keid.url(), 16, PHASE, Leaving::Nobody, sum);
     if let Some(error) = seen.errors.first() {
         bail!("{error}");
     }
@@ -192,7 +200,7 @@ fn streams(keid: &Keid, time: Duration) -> anyhow::Result<Vec<Figure>> {
             }
         })
     };
-    let seen = clients(keid.url(), 64, time, Some(4), story);
+    let seen = clients(keid.url(), 64, time, Leaving::Every(4), story);
     is_over.store(true, Ordering::Relaxed);
     // It only reads a file.
     let _ = watch.join();
@@ -240,12 +248,12 @@ fn quick(n: usize) -> Value {
 fn protocol() -> anyhow::Result<Figure> {
     let n = 1000;
     let server = Scripted::start(&[words(2 * n).as_str()], PACE)?;
-    ask(server.url(), &quick(50), None)?;
+    ask(server.url(), &quick(50), Leave::Never)?;
     let (mut spent, mut floor) = (Duration::ZERO, Duration::ZERO);
     let (mut n_tokens, mut time) = (0, Duration::ZERO);
     for _ in 0..ROUNDS {
         let before = cpu::of_threads("http")?;
-        let answer = ask(server.url(), &quick(n), None)?;
+        let answer = ask(server.url(), &quick(n), Leave::Never)?;
         spent += cpu::of_threads("http")?.saturating_sub(before);
         n_tokens += answer.n_tokens;
         time += answer.time;
@@ -275,10 +283,10 @@ fn grammar() -> anyhow::Result<Figure> {
     let format = json!({"type": "json_schema", "json_schema": {"name": "l", "schema": schema}});
     bound["response_format"] = format;
     let mut times = [Duration::ZERO; 2];
-    ask(server.url(), &bound, None)?;
+    ask(server.url(), &bound, Leave::Never)?;
     for _ in 0..3 {
         for (body, time) in [&free, &bound].into_iter().zip(&mut times) {
-            let answer = ask(server.url(), body, None)?;
+            let answer = ask(server.url(), body, Leave::Never)?;
             if answer.n_tokens != n as u64 {
                 bail!("{} tokens came, not {n}", answer.n_tokens);
             }

@@ -43,6 +43,12 @@ impl Constraint for Budget {
         self.left = self.left.saturating_sub(1);
         self.inner.as_mut().map_or(Ok(()), |inner| inner.accept(token))
     }
+
+    fn forced(&mut self) -> Result<Vec<u32>, String> {
+        // While the budget counts, it sees every token.
+        let inner = self.inner.as_mut().filter(|_| self.is_over);
+        inner.map_or_else(|| Ok(Vec::new()), |inner| inner.forced())
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 //! answer is in the form, or a tool block.
 //!
 //! [`llguidance`] computes which tokens may come next, on a thread beside the engine's: it starts
-//! as soon as a token is chosen and has the forward pass to finish.
+//! as soon as a token is chosen and has the forward pass to finish. Where one token alone may come, it goes on to the next
+//! choice, so that all tokens up to there are fed as rows of one step.
 
 mod budget;
 mod dsml;

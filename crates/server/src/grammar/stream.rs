@@ -1,5 +1,6 @@
 //! One stream's way through its grammars.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -77,18 +78,10 @@ impl Watch {
         self.worker = matcher.map(Worker::spawn).transpose()?;
         Ok(())
     }
-}
 
-impl Constraint for Watch {
-    fn allowed(&mut self) -> Result<Allowed<'_>, String> {
-        let Some(worker) = &mut self.worker else { return Ok(Allowed::default()) };
-        let greedy = self.payload.as_ref().is_some_and(|payload| !payload.is_free());
-        Ok(Allowed { mask: Some(worker.mask()?.as_slice()), greedy })
-    }
-
-    fn accept(&mut self, token: u32) -> Result<(), String> {
-        let tokenizer = Arc::clone(&self.tokenizer);
-        let bytes = tokenizer.token_bytes(token).unwrap_or_default();
+    /// Follows what the text says.
+    fn note(&mut self, token: u32) {
+        let bytes = self.tokenizer.token_bytes(token).unwrap_or_default();
         let is_markup = Some(token) == self.dsml;
         if let Some(payload) = &mut self.payload {
             payload.push(bytes, is_markup);
@@ -96,52 +89,101 @@ impl Constraint for Watch {
             // A tool block inside the grammar of the answer.
             self.payload = Some(Payload::default());
         }
+        self.ends_with_bracket = bytes.ends_with(b"<") && !self.tokenizer.is_special(token);
+    }
+}
+
+impl Constraint for Watch {
+    fn allowed(&mut self) -> Result<Allowed<'_>, String> {
+        let Some(worker) = &mut self.worker else { return Ok(Allowed::default()) };
+        let greedy = self.payload.as_ref().is_some_and(|payload| !payload.is_free());
+        Ok(Allowed { mask: Some(worker.mask()?), greedy })
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), String> {
         match &mut self.worker {
             Some(worker) => worker.accept(token),
             None => self.start(token).map_err(|error| error.to_string())?,
         }
-        self.ends_with_bracket = bytes.ends_with(b"<") && !tokenizer.is_special(token);
+        self.note(token);
         Ok(())
+    }
+
+    fn forced(&mut self) -> Result<Vec<u32>, String> {
+        let Some(worker) = &mut self.worker else { return Ok(Vec::new()) };
+        let forced = worker.forced()?;
+        forced.iter().for_each(|&token| self.note(token));
+        Ok(forced)
     }
 }
 
 /// A grammar on its own thread, which ends with the stream.
 struct Worker {
     tokens: Sender<u32>,
-    masks: Receiver<Result<SimpleVob, String>>,
-    mask: Option<SimpleVob>,
+    steps: Receiver<Result<Step, String>>,
+    step: Option<Step>,
 }
+
+/// What comes behind a token that the grammar was told.
+struct Step {
+    /// Tokens that are the only ones allowed, each in its turn. The grammar is past them.
+    forced: VecDeque<u32>,
+    /// What is allowed behind those.
+    mask: SimpleVob,
+    /// The first forced one alone.
+    only: Vec<u32>,
+}
+
+/// Tokens at most that are known in advance: more would hold up the other streams' step.
+const FORCED_MAX: usize = 64;
 
 impl Worker {
     fn spawn(matcher: Matcher) -> io::Result<Self> {
         let (tokens, inbox) = channel();
-        let (outbox, masks) = channel();
+        let (outbox, steps) = channel();
         let work = move || follow(matcher, &inbox, &outbox);
         std::thread::Builder::new().name("grammar".to_owned()).spawn(work)?;
-        Ok(Self { tokens, masks, mask: None })
+        Ok(Self { tokens, steps, step: None })
     }
 
     fn accept(&mut self, token: u32) {
-        self.mask = None;
-        // A thread that is gone has left its error with the masks.
-        let _ = self.tokens.send(token);
+        // The grammar knows forced tokens already. What is chosen against it is its own to refuse.
+        let forced = self.step.as_mut().and_then(|step| step.forced.pop_front());
+        if forced != Some(token) {
+            self.step = None;
+            // A thread that is gone has left its error with the steps.
+            let _ = self.tokens.send(token);
+        }
     }
 
-    fn mask(&mut self) -> Result<&SimpleVob, String> {
-        if self.mask.is_none() {
+    fn step(&mut self) -> Result<&mut Step, String> {
+        if self.step.is_none() {
             let gone = |_| "the grammar ended early".to_owned();
-            self.mask = Some(self.masks.recv().map_err(gone)??);
+            self.step = Some(self.steps.recv().map_err(gone)??);
         }
-        self.mask.as_ref().ok_or_else(|| "there is no mask".to_owned())
+        self.step.as_mut().ok_or_else(|| "there is no mask".to_owned())
+    }
+
+    fn forced(&mut self) -> Result<Vec<u32>, String> {
+        Ok(self.step()?.forced.drain(..).collect())
+    }
+
+    fn mask(&mut self) -> Result<&[u32], String> {
+        let Step { forced, mask, only } = self.step()?;
+        let Some(&token) = forced.front() else { return Ok(mask.as_slice()) };
+        only.clear();
+        only.resize(token as usize / 32, 0);
+        only.push(1 << (token % 32));
+        Ok(only)
     }
 }
 
-/// Gives the first mask, then one after every token.
-fn follow(mut matcher: Matcher, tokens: &Receiver<u32>, masks: &Sender<Result<SimpleVob, String>>) {
+/// Gives the first step, then one after every token.
+fn follow(mut matcher: Matcher, tokens: &Receiver<u32>, steps: &Sender<Result<Step, String>>) {
     loop {
-        let mask = matcher.compute_mask_or_eos().map_err(|error| error.to_string());
-        let is_broken = mask.is_err();
-        if masks.send(mask).is_err() || is_broken {
+        let step = next_step(&mut matcher);
+        let is_broken = step.is_err();
+        if steps.send(step).is_err() || is_broken {
             return;
         }
         let Ok(token) = tokens.recv() else { return };
@@ -149,9 +191,24 @@ fn follow(mut matcher: Matcher, tokens: &Receiver<u32>, masks: &Sender<Result<Si
         if !matcher.is_stopped()
             && let Err(error) = matcher.consume_token(token)
         {
-            let _ = masks.send(Err(error.to_string()));
+            let _ = steps.send(Err(error.to_string()));
             return;
         }
+    }
+}
+
+/// Masks until one leaves a choice, or the grammar ends.
+fn next_step(matcher: &mut Matcher) -> Result<Step, String> {
+    let mut forced = VecDeque::new();
+    loop {
+        let mask = matcher.compute_mask_or_eos().map_err(|error| error.to_string())?;
+        let only = mask.first_bit_set().filter(|_| mask.num_set() == 1);
+        let Some(token) = only.filter(|_| !matcher.is_stopped() && forced.len() < FORCED_MAX)
+        else {
+            return Ok(Step { forced, mask, only: Vec::new() });
+        };
+        matcher.consume_token(token as u32).map_err(|error| error.to_string())?;
+        forced.push_back(token as u32);
     }
 }
 

@@ -3,6 +3,7 @@
 mod clients;
 mod common;
 mod concurrency;
+mod forced;
 mod formats;
 mod goldens;
 mod hostile;
