@@ -13,6 +13,9 @@ pub(super) const ROWS: usize = 8;
 /// Blocks of each row that are worked on together.
 pub(super) const BLOCKS: usize = 16 / ROWS;
 
+/// Bytes that are fetched ahead at least.
+const AHEAD: usize = 32 << 10;
+
 /// Places of 16 stored blocks: [`ROWS`] rows of one block, then of the next.
 pub(super) struct Places<'a> {
     rows: &'a [*const u8; ROWS],
@@ -148,10 +151,15 @@ pub(super) unsafe fn rows<F: OneRow>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usize) {
-    let next = w.row(first).as_ptr().wrapping_add(ROWS * w.row_bytes() + offset);
+    let next = w.row(first).as_ptr().wrapping_add(distance(w) + offset);
     for line in 0..(ROWS * block_bytes).div_ceil(64) {
         _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64 * line).cast());
     }
+}
+
+fn distance(w: &Weights<'_>) -> usize {
+    let rows = ROWS * w.row_bytes();
+    rows * AHEAD.div_ceil(rows)
 }
 
 #[inline]
