@@ -5,7 +5,7 @@ use std::ops::Range;
 use backend::Act;
 use quant::dot::Out;
 
-use crate::parallel::{Inputs, PANEL, Stretches, is_many, panels, part, unit};
+use crate::parallel::{Inputs, PANEL, Stretches, is_many, panels, rows_in, unit};
 use crate::work::Work;
 use crate::{Floats, Parts, Weight};
 
@@ -36,7 +36,7 @@ pub(crate) fn grouped(
         return;
     }
     let Parts { pool, kernels, work, .. } = cpu;
-    let Work { threads, rounded, index, .. } = work;
+    let Work { threads, rounded, shares, index, .. } = work;
 
     // A group's slices are rows `g`, `g + n_groups`, ... of the inputs taken as narrower rows.
     let mut inputs = Inputs { values: &x.buf[..n_rows * x.cols], cols, rounded };
@@ -50,6 +50,8 @@ pub(crate) fn grouped(
     let out = Out::new(&mut out.buf, n_rows, rows, rows);
     let panels_of_group = group_rows.div_ceil(PANEL).max(1);
     let stretches = Stretches::new(n_groups * panels_of_group, n_threads);
+    let group_bytes = group_rows * weights.row_bytes();
+    let shares = shares.of(n_groups * group_bytes);
     pool.run(|thread| {
         let mut work = Work::thread(threads, thread);
         let mut multiply = |group: usize, range: Range<usize>| {
@@ -66,7 +68,12 @@ pub(crate) fn grouped(
                 }
             }
         } else {
-            (0..n_groups).for_each(|g| multiply(g, part(group_rows, unit, thread, n_threads)));
+            while let Some(taken) = shares.take(thread) {
+                for group in 0..n_groups {
+                    let of_group = (group_rows, weights.row_bytes());
+                    multiply(group, rows_in(&taken, group * group_bytes, of_group, unit));
+                }
+            }
         }
     });
 }
