@@ -151,10 +151,36 @@ unsafe fn tile<F: Pair, const P: usize, const N: usize>(
     let mut acc = [[_mm512_setzero_ps(); P]; N];
     let mut weights = [_mm512_setzero_ps(); P];
     let cols = w.cols();
-    for eight in 0..cols / 8 {
+    let mut done = 0;
+    if N == 1 {
+        // A line of every row at a time: rows may lie a multiple of 4 KiB apart, in the same set of the first cache
+        // level, which would not keep a line of each until its end.
+        let columns = 64 / F::BYTES;
+        while done + columns <= cols {
+            let at = done * F::BYTES;
+            for j in 0..P {
+                for row in [low[j], high[j]] {
+                    // The rows that come next, past the end for the last ones, which does nothing.
+                    let next = row.wrapping_add(2 * P * w.row_bytes() + at);
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                }
+                for eight in 0..columns / 8 {
+                    let (k, at) = (done + 8 * eight, at + 8 * eight * F::BYTES);
+                    // SAFETY: a line's columns are left in every row.
+                    unsafe {
+                        let act = twice(_mm256_loadu_ps(near[0].as_ptr().add(k)));
+                        let weights = F::pair(low[j].add(at), high[j].add(at));
+                        acc[0][j] = _mm512_fmadd_ps(weights, act, acc[0][j]);
+                    }
+                }
+            }
+            done += columns;
+        }
+    }
+    for eight in done / 8..cols / 8 {
         let k = 8 * eight;
         let at = k * F::BYTES;
-        if n == 0 && at.is_multiple_of(64) {
+        if N > 1 && n == 0 && at.is_multiple_of(64) {
             // The rows that come next, past the end for the last ones, which does nothing.
             for row in [low, high].as_flattened() {
                 let next = row.wrapping_add(2 * P * w.row_bytes() + at);
