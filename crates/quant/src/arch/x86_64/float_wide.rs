@@ -130,6 +130,43 @@ unsafe fn rows<F: Pair>(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
     }
 }
 
+/// Adds the whole lines of `2 P` weight rows times one activation row; returns how many there are in a row.
+///
+/// A line of every row is used up at a time: rows may lie a multiple of 4 KiB apart, in the same set of the first cache
+/// level, which would not keep a line of each until its end.
+///
+/// # Safety
+/// Rows must be as long as those of `w` and as `act`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
+unsafe fn lone<F: Pair, const P: usize>(
+    w: &Weights<'_>,
+    (low, high): ([*const u8; P], [*const u8; P]),
+    act: &[f32],
+    acc: &mut [__m512; P],
+) -> usize {
+    let lines = w.cols() * F::BYTES / 64;
+    for line in 0..lines {
+        for j in 0..P {
+            for row in [low[j], high[j]] {
+                // The rows that come next, past the end for the last ones, which does nothing.
+                let next = row.wrapping_add(2 * P * w.row_bytes() + 64 * line);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            }
+            for eight in 0..8 / F::BYTES {
+                let at = 64 * line + 8 * F::BYTES * eight;
+                // SAFETY: a part of a whole line.
+                unsafe {
+                    let act = twice(_mm256_loadu_ps(act.as_ptr().add(at / F::BYTES)));
+                    let weights = F::pair(low[j].add(at), high[j].add(at));
+                    acc[j] = _mm512_fmadd_ps(weights, act, acc[j]);
+                }
+            }
+        }
+    }
+    lines
+}
+
 /// `2 P` weight rows from `r` times `N` activation rows from `n`. A vector belongs to rows `P` apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
@@ -151,33 +188,13 @@ unsafe fn tile<F: Pair, const P: usize, const N: usize>(
     let mut acc = [[_mm512_setzero_ps(); P]; N];
     let mut weights = [_mm512_setzero_ps(); P];
     let cols = w.cols();
-    let mut done = 0;
-    if N == 1 {
-        // A line of every row at a time: rows may lie a multiple of 4 KiB apart, in the same set of the first cache
-        // level, which would not keep a line of each until its end.
-        let columns = 64 / F::BYTES;
-        while done + columns <= cols {
-            let at = done * F::BYTES;
-            for j in 0..P {
-                for row in [low[j], high[j]] {
-                    // The rows that come next, past the end for the last ones, which does nothing.
-                    let next = row.wrapping_add(2 * P * w.row_bytes() + at);
-                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                }
-                for eight in 0..columns / 8 {
-                    let (k, at) = (done + 8 * eight, at + 8 * eight * F::BYTES);
-                    // SAFETY: a line's columns are left in every row.
-                    unsafe {
-                        let act = twice(_mm256_loadu_ps(near[0].as_ptr().add(k)));
-                        let weights = F::pair(low[j].add(at), high[j].add(at));
-                        acc[0][j] = _mm512_fmadd_ps(weights, act, acc[0][j]);
-                    }
-                }
-            }
-            done += columns;
-        }
-    }
-    for eight in done / 8..cols / 8 {
+    let lines = if N == 1 {
+        // SAFETY: the rows have the columns of `w`.
+        unsafe { lone::<F, P>(w, (low, high), near[0], &mut acc[0]) }
+    } else {
+        0
+    };
+    for eight in lines * 8 / F::BYTES..cols / 8 {
         let k = 8 * eight;
         let at = k * F::BYTES;
         if N > 1 && n == 0 && at.is_multiple_of(64) {
