@@ -17,8 +17,8 @@ pub(crate) fn part(len: usize, unit: usize, i: usize, n: usize) -> Range<usize> 
     cut(i)..cut(i + 1)
 }
 
-/// Weight rows that the kernels for many activation rows unpack together.
-pub(crate) const PANEL: usize = 128;
+/// Weight rows that are given out for many activation rows: half of what their kernels unpack together.
+pub(crate) const PANEL: usize = 64;
 
 /// Whether so many activation rows take the kernels for many: weight rows are then given out by [`Stretches`].
 pub(crate) fn is_many(act_rows: usize) -> bool {
@@ -42,7 +42,9 @@ impl Stretches {
     pub(crate) fn take(&self) -> Option<Range<usize>> {
         let end = |first: usize| {
             let left = self.units.checked_sub(first).filter(|left| *left > 0)?;
-            Some(first + (left / (2 * self.threads)).max(1))
+            let units = left / (2 * self.threads);
+            // Whole panels until little is left.
+            Some(first + (units - units % 2).max(1))
         };
         let first = self.next.fetch_update(Relaxed, Relaxed, end).ok()?;
         Some(first..end(first)?)
@@ -235,6 +237,11 @@ impl Rounded {
 
     pub(crate) fn with_capacity(values: usize) -> Self {
         Self(Self::FORMATS.map(|format| RoundedRows::with_capacity(format, values)))
+    }
+
+    /// The rows of one format; none for unrounded inputs.
+    pub(crate) fn of(&mut self, format: ActFormat) -> Option<&mut RoundedRows> {
+        self.0.iter_mut().find(|rows| rows.format() == format)
     }
 
     /// Bytes that [`Rounded::with_capacity`] allocates.

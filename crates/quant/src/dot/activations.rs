@@ -80,10 +80,11 @@ impl RoundedRows {
         assert!(cols.is_multiple_of(self.block()), "{cols} columns in blocks of {}", self.block());
         let n = Self::sizes(self.format, rows * cols);
         (self.rows, self.cols) = (rows, cols);
-        self.codes.resize(n.codes, 0);
-        self.wide.resize(n.wide, 0);
-        self.scales.resize(n.scales, 0.0);
-        self.sums.resize(n.sums, 0);
+        // They only grow: to write zeros anew would take a thread as long as rounding takes all.
+        grow(&mut self.codes, n.codes);
+        grow(&mut self.wide, n.wide);
+        grow(&mut self.scales, n.scales);
+        grow(&mut self.sums, n.sums);
     }
 
     /// What the codes look like.
@@ -166,6 +167,10 @@ struct Sizes {
     wide: usize,
     scales: usize,
     sums: usize,
+}
+
+fn grow<T: Default + Copy>(values: &mut Vec<T>, len: usize) {
+    values.resize(len.max(values.len()), T::default());
 }
 
 /// One row of [`RoundedRows`] that can be written. Of `codes` and `wide`, one is empty.
