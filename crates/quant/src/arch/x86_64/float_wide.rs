@@ -24,6 +24,8 @@ pub(super) unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>)
 const LEAST: usize = 4;
 /// Weight rows of the tallest tile: four vectors, whose sums are reduced together.
 const TALL: usize = 8;
+/// Bytes of a row that are fetched ahead within it, of a call's first rows, where one activation row meets them.
+const FIRST_AHEAD: usize = 1 << 10;
 /// Activation rows of the widest tile: with the tallest one's weights, 24 sums, four weights and an activation.
 const WIDE: usize = 6;
 
@@ -146,12 +148,18 @@ unsafe fn lone<F: Pair, const P: usize>(
     acc: &mut [__m512; P],
 ) -> usize {
     let lines = w.cols() * F::BYTES / 64;
+    let first = low[0] == w.row(0).as_ptr();
     for line in 0..lines {
         for j in 0..P {
             for row in [low[j], high[j]] {
                 // The rows that come next, past the end for the last ones, which does nothing.
                 let next = row.wrapping_add(2 * P * w.row_bytes() + 64 * line);
                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                if first {
+                    // Nobody has asked for these.
+                    let next = row.wrapping_add(FIRST_AHEAD + 64 * line);
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                }
             }
             for eight in 0..8 / F::BYTES {
                 let at = 64 * line + 8 * F::BYTES * eight;
