@@ -39,11 +39,18 @@ pub(crate) fn attend(
     let pieces = if n_rows >= 2 * threads { 1 } else { threads.min(n_heads) };
     let outs = SharedRows::new(&mut out.buf);
     let (works, kernels) = (&cpu.work.threads, cpu.kernels);
-    // Sequences are of different lengths: each thread takes the next row when it is done with one.
+    // Sequences are of different lengths: each thread takes the next row when it is done with one. The heads of a row
+    // alone are with the thread that has turned them.
     let next = AtomicUsize::new(0);
+    let alone = n_rows == 1 && pieces == threads;
     cpu.pool.run(|thread| {
         let mut work = Work::thread(works, thread);
-        let take = || Some(next.fetch_add(1, Relaxed)).filter(|item| *item < n_rows * pieces);
+        let mut own = alone.then_some(thread);
+        let mut take = || match own.take() {
+            Some(own) => Some(own),
+            None if alone => None,
+            None => Some(next.fetch_add(1, Relaxed)).filter(|item| *item < n_rows * pieces),
+        };
         while let Some(item) = take() {
             let (r, piece) = (item / pieces, item % pieces);
             let heads = part(n_heads, 1, piece, pieces);

@@ -5,7 +5,7 @@ use model::LayerKind;
 
 use crate::index_top_k;
 use crate::norm::{inverse_rms, normalise};
-use crate::parallel::{SharedRows, for_rows};
+use crate::parallel::{SharedRows, for_rows, part};
 use crate::products::of_one_input;
 use crate::rope_tail::rotate_tail;
 use crate::{Cpu, CpuScratch, Floats, Parts};
@@ -117,16 +117,22 @@ fn turn_queries(
     let (head_dim, cols, index_cols) = (out.kv.cols, out.q.cols, out.index_q.cols);
     let index_dim = w.indexer.as_ref().filter(|_| choosing).map(|i| i.compressor.width);
     let (q, index_q) = (SharedRows::new(&mut out.q.buf), SharedRows::new(&mut out.index_q.buf));
-    for_rows(cpu.pool, step.rows.len(), |r| {
+    // A row alone is divided by heads, as it is where these attend.
+    let (n_rows, n_heads) = (step.rows.len(), cols / head_dim);
+    let pieces = if n_rows == 1 { cpu.pool.threads().min(n_heads) } else { 1 };
+    for_rows(cpu.pool, n_rows * pieces, |item| {
+        let (r, piece) = (item / pieces, item % pieces);
         let angles = &angles[r * dim..][..dim];
-        // SAFETY: threads have different rows.
-        let q = unsafe { q.get(r * cols, cols) };
-        let raw = s.q_raw.buf[r * cols..][..cols].chunks_exact(head_dim);
+        let heads = part(n_heads, 1, piece, pieces);
+        let (at, len) = (r * cols + heads.start * head_dim, heads.len() * head_dim);
+        // SAFETY: threads have different rows, or heads.
+        let q = unsafe { q.get(at, len) };
+        let raw = s.q_raw.buf[at..at + len].chunks_exact(head_dim);
         for (head, raw) in q.chunks_exact_mut(head_dim).zip(raw) {
             normalise(kernels, raw, eps, head);
             rotate_tail(head, angles, 1.0);
         }
-        if let Some(width) = index_dim {
+        if let Some(width) = index_dim.filter(|_| piece == 0) {
             // SAFETY: as above.
             let index_q = unsafe { index_q.get(r * index_cols, index_cols) };
             index_q.chunks_exact_mut(width).for_each(|head| rotate_tail(head, angles, 1.0));

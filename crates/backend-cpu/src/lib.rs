@@ -10,6 +10,7 @@
 
 mod attend;
 mod attn_in;
+mod attn_out;
 mod compress;
 mod device;
 mod embed;

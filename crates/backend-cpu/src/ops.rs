@@ -10,8 +10,8 @@ use model::Rope;
 use crate::attend::Keys;
 use crate::compress::Target;
 use crate::{
-    Cpu, Floats, Weight, attend, attn_in, compress, embed, hyper_connection, index_top_k, matmul,
-    moe, norm, rope_tail, route, routed_experts, sample, swiglu,
+    Cpu, Floats, Weight, attend, attn_in, attn_out, compress, embed, hyper_connection, index_top_k,
+    matmul, moe, norm, rope_tail, route, routed_experts, sample, swiglu,
 };
 
 impl Ops for Cpu {
@@ -254,6 +254,18 @@ impl Ops for Cpu {
         step: &Step,
     ) -> Result<()> {
         attn_in::attn_in(self, out, (x, attn_in::Of::Staged), w, step)
+    }
+
+    fn attn_out(
+        &mut self,
+        y: &mut Act<Floats>,
+        heads: &mut Act<Floats>,
+        w: &AttentionWeights<Self>,
+        shape: (usize, usize),
+        step: &Step,
+    ) -> Result<()> {
+        attn_out::attn_out(self, y, heads, w, shape, step);
+        Ok(())
     }
 
     fn narrows(&self) -> bool {

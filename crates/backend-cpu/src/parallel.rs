@@ -17,8 +17,8 @@ pub(crate) fn part(len: usize, unit: usize, i: usize, n: usize) -> Range<usize> 
     cut(i)..cut(i + 1)
 }
 
-/// Weight rows that the kernels for many activation rows unpack together.
-pub(crate) const PANEL: usize = 128;
+/// Weight rows that are given out for many activation rows: half of what their kernels unpack together.
+pub(crate) const PANEL: usize = 64;
 
 /// Whether so many activation rows take the kernels for many: weight rows are then given out by [`Stretches`].
 pub(crate) fn is_many(act_rows: usize) -> bool {
@@ -42,11 +42,84 @@ impl Stretches {
     pub(crate) fn take(&self) -> Option<Range<usize>> {
         let end = |first: usize| {
             let left = self.units.checked_sub(first).filter(|left| *left > 0)?;
-            Some(first + (left / (2 * self.threads)).max(1))
+            let units = left / (2 * self.threads);
+            // Whole panels until little is left.
+            Some(first + (units - units % 2).max(1))
         };
         let first = self.next.fetch_update(Relaxed, Relaxed, end).ok()?;
         Some(first..end(first)?)
     }
+}
+
+/// Bytes of weights that a thread takes at least: some microseconds of work.
+const LEAST_BYTES: usize = 64 << 10;
+
+/// Weight rows for few activation rows, as bytes of one list: each thread has a share of its own, which it takes from
+/// the front in ever smaller pieces, so that it reads one stretch of memory. Who is done takes from the others what
+/// nobody has begun.
+pub(crate) struct Shares {
+    bytes: usize,
+    /// What is taken of each thread's share.
+    taken: Vec<Cursor>,
+}
+
+/// Alone in its line: the other threads write theirs.
+#[derive(Default)]
+#[repr(align(64))]
+struct Cursor(AtomicUsize);
+
+impl Shares {
+    pub(crate) fn new(threads: usize) -> Self {
+        Self { bytes: 0, taken: (0..threads).map(|_| Cursor::default()).collect() }
+    }
+
+    /// Bytes that [`Shares::new`] allocates.
+    pub(crate) fn bytes(threads: usize) -> usize {
+        threads * size_of::<Cursor>()
+    }
+
+    /// Threads that take from it.
+    pub(crate) fn threads(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// Of a list of `bytes` nobody has taken anything.
+    pub(crate) fn of(&mut self, bytes: usize) -> &Self {
+        self.bytes = bytes;
+        self.taken.iter_mut().for_each(|taken| *taken.0.get_mut() = 0);
+        self
+    }
+
+    /// The next bytes for `thread`; `None` when all are taken.
+    pub(crate) fn take(&self, thread: usize) -> Option<Range<usize>> {
+        let n = self.taken.len();
+        (0..n).find_map(|i| self.take_from((thread + i) % n))
+    }
+
+    fn take_from(&self, owner: usize) -> Option<Range<usize>> {
+        let share = part(self.bytes, 1, owner, self.taken.len());
+        let end = |first: usize| {
+            let left = share.len().checked_sub(first).filter(|left| *left > 0)?;
+            Some(first + (left / 4).max(LEAST_BYTES).min(left))
+        };
+        let first = self.taken[owner].0.fetch_update(Relaxed, Relaxed, end).ok()?;
+        Some(share.start + first..share.start + end(first)?)
+    }
+}
+
+/// The weight rows whose bytes lie in `taken` of a list, of those that stand from byte `first` on for `rows` rows,
+/// cut at multiples of `unit`.
+pub(crate) fn rows_in(
+    taken: &Range<usize>,
+    first: usize,
+    (rows, row_bytes): (usize, usize),
+    unit: usize,
+) -> Range<usize> {
+    let cut = |at: usize| {
+        let row = (at.saturating_sub(first) / row_bytes.max(1)).min(rows);
+        if row == rows { rows } else { row / unit * unit }
+    };
+    cut(taken.start)..cut(taken.end)
 }
 
 /// The weight rows of `units` panels, of those that stand from `first_unit` on for `rows` rows.
@@ -166,17 +239,23 @@ impl Rounded {
         Self(Self::FORMATS.map(|format| RoundedRows::with_capacity(format, values)))
     }
 
+    /// The rows of one format; none for unrounded inputs.
+    pub(crate) fn of(&mut self, format: ActFormat) -> Option<&mut RoundedRows> {
+        self.0.iter_mut().find(|rows| rows.format() == format)
+    }
+
     /// Bytes that [`Rounded::with_capacity`] allocates.
     pub(crate) fn bytes(values: usize) -> usize {
         Self::FORMATS.iter().map(|&format| RoundedRows::bytes(format, values)).sum()
     }
 }
 
-/// Where to cut weight rows: kernels for one activation row take 8 at a time, those for a few 16, and those for many
-/// unpack panels of up to 128, halves of which are too coarse to divide small matrices evenly.
+/// Where to cut weight rows: kernels for one activation row take 8 at a time, or 4 of floats, of which matrices of few
+/// rows are, those for a few 16, and those for many unpack panels of up to 128, halves of which are too coarse to
+/// divide small matrices evenly.
 pub(crate) fn unit(weight_rows: usize, act_rows: usize, threads: usize) -> usize {
     if act_rows < 2 {
-        8
+        if weight_rows < 16 * threads { 4 } else { 8 }
     } else if weight_rows >= 64 * 8 * threads {
         64
     } else {
@@ -186,7 +265,30 @@ pub(crate) fn unit(weight_rows: usize, act_rows: usize, threads: usize) -> usize
 
 #[cfg(test)]
 mod tests {
-    use super::{PANEL, Stretches, panels, part};
+    use super::{PANEL, Shares, Stretches, panels, part, rows_in};
+
+    #[test]
+    fn shares_cover_every_row_once() {
+        // Two matrices, one after another.
+        for (a, b, n_threads) in [(1000, 128, 2), (1, 0, 3), (129, 4096, 1), (5000, 5000, 8)] {
+            let (a_bytes, b_bytes, unit) = (1088, 68, 8);
+            let mut shares = Shares::new(n_threads);
+            // Every thread takes all that is left at its turn, the last one first.
+            for turn in [0, n_threads - 1] {
+                let shares = shares.of(a * a_bytes + b * b_bytes);
+                let (mut of_a, mut of_b) = (vec![0; a], vec![0; b]);
+                while let Some(taken) = shares.take(turn) {
+                    assert!(!taken.is_empty());
+                    let rows = rows_in(&taken, 0, (a, a_bytes), unit);
+                    assert!(rows.end == a || rows.end.is_multiple_of(unit));
+                    of_a[rows].iter_mut().for_each(|n| *n += 1);
+                    let rows = rows_in(&taken, a * a_bytes, (b, b_bytes), unit);
+                    of_b[rows].iter_mut().for_each(|n| *n += 1);
+                }
+                assert!(of_a.into_iter().chain(of_b).all(|n| n == 1));
+            }
+        }
+    }
 
     #[test]
     fn stretches_of_panels_cover_every_row_once() {

@@ -7,7 +7,7 @@ use backend::Act;
 use quant::TensorType;
 use quant::dot::{Out, Weights};
 
-use crate::parallel::{Inputs, PANEL, Stretches, is_many, panels, unit};
+use crate::parallel::{Inputs, PANEL, Stretches, is_many, panels, rows_in, unit};
 use crate::work::Work;
 use crate::{Floats, Parts, Weight};
 
@@ -24,14 +24,9 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// The weight rows whose bytes lie in `start..end` of the list, cut at multiples of the unit.
-    fn range(&self, start: usize, end: usize) -> Range<usize> {
-        let (rows, bytes) = (self.weights.rows(), self.weights.row_bytes().max(1));
-        let cut = |at: usize| {
-            let row = (at.saturating_sub(self.first) / bytes).min(rows);
-            if row == rows { rows } else { row / self.unit * self.unit }
-        };
-        cut(start)..cut(end)
+    /// The weight rows that lie in `taken` of the list.
+    fn rows(&self, taken: &Range<usize>) -> Range<usize> {
+        rows_in(taken, self.first, (self.weights.rows(), self.weights.row_bytes()), self.unit)
     }
 }
 
@@ -47,7 +42,7 @@ pub(crate) fn of_one_input<const N: usize>(
         return;
     }
     let Parts { pool, kernels, work, .. } = cpu;
-    let Work { threads, rounded, index, .. } = work;
+    let Work { threads, rounded, shares, index, .. } = work;
     let n_threads = pool.threads();
     let (mut types, mut bytes) = ([TensorType::F32; MOST], 0);
     let mut i = 0;
@@ -71,6 +66,7 @@ pub(crate) fn of_one_input<const N: usize>(
     let n_panels = |product: &Product<'_>| product.weights.rows().div_ceil(PANEL);
     let all_panels = products.iter().flatten().map(n_panels).sum();
     let stretches = Stretches::new(all_panels, n_threads);
+    let shares = shares.of(bytes);
     pool.run(|thread| {
         let mut work = Work::thread(threads, thread);
         let mut multiply = |product: &Product<'_>, range: Range<usize>| {
@@ -89,37 +85,9 @@ pub(crate) fn of_one_input<const N: usize>(
                 }
             }
         } else {
-            let (start, end) = (bytes * thread / n_threads, bytes * (thread + 1) / n_threads);
-            products.iter().flatten().for_each(|p| multiply(p, p.range(start, end)));
-        }
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stretches_cover_every_row_once() {
-        let (a, b) = (vec![0u8; 37 * 64], vec![0u8; 8 * 32]);
-        for n_threads in [1, 2, 3, 7] {
-            let (mut y, mut z) = (vec![0.0; 37], vec![0.0; 8]);
-            let weights = |ty, bytes, rows| Weights::new(ty, bytes, rows, 16).unwrap();
-            let list = [
-                (Out::new(&mut y, 1, 37, 37), weights(TensorType::F32, &a, 37), 0),
-                (Out::new(&mut z, 1, 8, 8), weights(TensorType::F16, &b, 8), a.len()),
-            ];
-            for (out, weights, first) in list {
-                let product = Product { out, weights, unit: 4, first };
-                let (bytes, mut next) = (a.len() + b.len(), 0);
-                for t in 0..n_threads {
-                    let ends = (bytes * t / n_threads, bytes * (t + 1) / n_threads);
-                    let range = product.range(ends.0, ends.1);
-                    assert_eq!(range.start, next);
-                    next = range.end;
-                }
-                assert_eq!(next, product.weights.rows());
+            while let Some(taken) = shares.take(thread) {
+                products.iter().flatten().for_each(|p| multiply(p, p.rows(&taken)));
             }
         }
-    }
+    });
 }

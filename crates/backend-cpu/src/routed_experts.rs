@@ -10,7 +10,7 @@ use backend::{Act, Error, ExpertWeights, Result, Routing, Step};
 use quant::dot::{Kernels, Out};
 
 use crate::device::NAME;
-use crate::parallel::{Inputs, PANEL, Stretches, each_row, is_many, panels, part, unit};
+use crate::parallel::{Inputs, PANEL, Shares, Stretches, each_row, is_many, panels, rows_in, unit};
 use crate::pool::Pool;
 use crate::work::{EXPERT_ROWS, ExpertWork, ThreadWork, Work};
 use crate::{Cpu, Floats, Parts};
@@ -26,7 +26,7 @@ pub(crate) fn routed_experts(
 ) -> Result<()> {
     let used = routing.ids.cols;
     let Parts { pool, kernels, work, .. } = cpu;
-    let Work { threads, rounded, experts, .. } = work;
+    let Work { threads, rounded, shares, experts, .. } = work;
     for first in (0..step.rows.len()).step_by(EXPERT_ROWS) {
         let n_rows = EXPERT_ROWS.min(step.rows.len() - first);
         let ids = &routing.ids.buf[first * used..][..n_rows * used];
@@ -36,7 +36,7 @@ pub(crate) fn routed_experts(
         let mut inputs = Inputs { values, cols: x.cols, rounded };
         inputs.round(pool, kernels, &[w.gate.tensor.ty, w.up.tensor.ty]);
         let many = is_many(step.rows.len());
-        let mut block = Block { pool, kernels, threads, weights: w, many };
+        let mut block = Block { pool, kernels, threads, shares, weights: w, many };
         let scales = &routing.weights.buf[first * used..][..n_rows * used];
         block.gate_and_up(&inputs, experts, scales);
         block.down(experts, n_rows * used);
@@ -81,8 +81,9 @@ struct Block<'a> {
     pool: &'a mut Pool,
     kernels: Kernels,
     threads: &'a [Mutex<ThreadWork>],
+    shares: &'a mut Shares,
     weights: &'a ExpertWeights<Cpu>,
-    /// Whether threads take panels of all experts' rows in turn, and not a range of every expert's.
+    /// Whether threads take panels of all experts' rows in turn, and not shares of them.
     many: bool,
 }
 
@@ -95,10 +96,11 @@ impl Block<'_> {
         let n_pairs = scales.len();
         let gates = Out::new(gate, n_pairs, inner, inner);
         let ups = Out::new(up, n_pairs, inner, inner);
-        let shares = Shares::new(self, starts, inner);
+        let row_bytes = w.gate.matrix(0).row_bytes() + w.up.matrix(0).row_bytes();
+        let division = Division::new(self.shares, (starts, self.many), (inner, row_bytes));
         self.pool.run(|thread| {
             let mut work = Work::thread(threads, thread);
-            shares.each(thread, |(expert, from, n), range| {
+            division.each(thread, |(expert, from, n), range| {
                 // SAFETY: threads have different columns, experts different rows.
                 let [mut gate, mut up] =
                     [&gates, &ups].map(|out| unsafe { out.tile(from..from + n, range.clone()) });
@@ -125,10 +127,11 @@ impl Block<'_> {
         inputs.round(self.pool, kernels, &[w.down.tensor.ty]);
         let out = Out::new(out, n_pairs, hidden, hidden);
         let (inputs, identity) = (&inputs, &*identity);
-        let shares = Shares::new(self, starts, hidden);
+        let row_bytes = w.down.matrix(0).row_bytes();
+        let division = Division::new(self.shares, (starts, self.many), (hidden, row_bytes));
         self.pool.run(|thread| {
             let mut work = Work::thread(threads, thread);
-            shares.each(thread, |(expert, from, n), range| {
+            division.each(thread, |(expert, from, n), range| {
                 let matrix = w.down.matrix(expert).slice(range.start, range.end);
                 let acts = inputs.acts(matrix.ty(), &identity[from..from + n]);
                 // SAFETY: threads have different columns, experts different rows.
@@ -156,39 +159,50 @@ impl Block<'_> {
 }
 
 /// Which weight rows of which experts a thread multiplies.
-struct Shares<'a> {
+struct Division<'a> {
     starts: &'a [u32],
     rows: usize,
+    row_bytes: usize,
     n_threads: usize,
+    shares: &'a Shares,
     /// Panels of all experts, where threads take them in turn.
     stretches: Option<Stretches>,
 }
 
-impl<'a> Shares<'a> {
-    /// Of matrices of `rows` weight rows.
-    fn new(block: &Block<'_>, starts: &'a [u32], rows: usize) -> Self {
-        let n_threads = block.pool.threads();
-        let units = used_experts(starts).count() * rows.div_ceil(PANEL);
-        let stretches = block.many.then(|| Stretches::new(units, n_threads));
-        Self { starts, rows, n_threads, stretches }
+impl<'a> Division<'a> {
+    /// Of matrices of so many weight rows and bytes in each.
+    fn new(
+        shares: &'a mut Shares,
+        (starts, many): (&'a [u32], bool),
+        (rows, row_bytes): (usize, usize),
+    ) -> Self {
+        let (used, n_threads) = (used_experts(starts).count(), shares.threads());
+        let stretches = many.then(|| Stretches::new(used * rows.div_ceil(PANEL), n_threads));
+        let shares = shares.of(used * rows * row_bytes);
+        Self { starts, rows, row_bytes, n_threads, shares, stretches }
     }
 
     /// Calls `work` with an expert, its first pair and number of pairs, and a range of its weight rows.
     fn each(&self, thread: usize, mut work: impl FnMut((usize, usize, usize), Range<usize>)) {
-        let Self { starts, rows, n_threads, .. } = *self;
+        let Self { starts, rows, row_bytes, n_threads, .. } = *self;
+        let mut work = |expert, range: Range<usize>| {
+            if !range.is_empty() {
+                work(expert, range);
+            }
+        };
         let Some(stretches) = &self.stretches else {
-            return used_experts(starts).for_each(|expert| {
-                let unit = unit(rows, expert.2, n_threads);
-                work(expert, part(rows, unit, thread, n_threads));
-            });
+            while let Some(taken) = self.shares.take(thread) {
+                for (i, expert) in used_experts(starts).enumerate() {
+                    let unit = unit(rows, expert.2, n_threads);
+                    work(expert, rows_in(&taken, i * rows * row_bytes, (rows, row_bytes), unit));
+                }
+            }
+            return;
         };
         let panels_of_one = rows.div_ceil(PANEL);
         while let Some(units) = stretches.take() {
             for (i, expert) in used_experts(starts).enumerate() {
-                let range = panels(&units, i * panels_of_one, rows);
-                if !range.is_empty() {
-                    work(expert, range);
-                }
+                work(expert, panels(&units, i * panels_of_one, rows));
             }
         }
     }

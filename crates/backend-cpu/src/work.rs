@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use backend::{Sampler, Shape, taken};
 use quant::dot::Scratch;
 
-use crate::parallel::Rounded;
+use crate::parallel::{Rounded, Shares};
 use crate::rope_tail::Angles;
 
 /// Keys that attention and the indexer look at together.
@@ -18,6 +18,8 @@ pub(crate) struct Work {
     pub(crate) threads: Vec<Mutex<ThreadWork>>,
     /// Rounded inputs of a product.
     pub(crate) rounded: Rounded,
+    /// Which weight rows are taken already.
+    pub(crate) shares: Shares,
     /// Rows of an input that one group uses.
     pub(crate) index: Vec<u32>,
     pub(crate) experts: ExpertWork,
@@ -106,6 +108,7 @@ impl Work {
         Self {
             threads: (0..threads).map(|_| Mutex::new(ThreadWork::new(shape))).collect(),
             rounded: Rounded::with_capacity(n.input),
+            shares: Shares::new(threads),
             index: Vec::with_capacity(n.step_rows * c.n_out_groups),
             experts: ExpertWork {
                 pairs: vec![0; n.pairs],
@@ -132,6 +135,7 @@ impl Work {
         let (c, n) = (&shape.config, Sizes::new(shape, threads));
         let width = c.head_dim.max(c.indexer.head_dim);
         Rounded::bytes(n.input)
+            + Shares::bytes(threads)
             + Rounded::bytes(n.pairs * c.expert_inner)
             + 4 * (n.step_rows * c.n_out_groups + 4 * n.pairs + 2 * c.n_experts + 1)
             + 4 * n.pairs * (2 * c.expert_inner + c.hidden)

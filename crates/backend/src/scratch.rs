@@ -18,7 +18,8 @@ pub struct Scratch<B, I> {
     pub q_raw: Act<B>,
     /// KV row before its norm, `[rows, head_dim]`.
     pub kv_raw: Act<B>,
-    pub(crate) out_low: Act<B>,
+    /// Grouped output of attention, `[rows, groups · out_lora]`.
+    pub out_low: Act<B>,
     /// Router logits, `[rows, experts]`.
     pub router_logits: Act<B>,
     /// Chosen experts.

@@ -24,6 +24,8 @@ pub(super) unsafe fn matmul(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>)
 const LEAST: usize = 4;
 /// Weight rows of the tallest tile: four vectors, whose sums are reduced together.
 const TALL: usize = 8;
+/// Bytes of a row that are fetched ahead within it, of a call's first rows, where one activation row meets them.
+const FIRST_AHEAD: usize = 1 << 10;
 /// Activation rows of the widest tile: with the tallest one's weights, 24 sums, four weights and an activation.
 const WIDE: usize = 6;
 
@@ -130,6 +132,49 @@ unsafe fn rows<F: Pair>(w: &Weights<'_>, acts: &Acts<'_>, out: &mut Out<'_>) {
     }
 }
 
+/// Adds the whole lines of `2 P` weight rows times one activation row; returns how many there are in a row.
+///
+/// A line of every row is used up at a time: rows may lie a multiple of 4 KiB apart, in the same set of the first cache
+/// level, which would not keep a line of each until its end.
+///
+/// # Safety
+/// Rows must be as long as those of `w` and as `act`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
+unsafe fn lone<F: Pair, const P: usize>(
+    w: &Weights<'_>,
+    (low, high): ([*const u8; P], [*const u8; P]),
+    act: &[f32],
+    acc: &mut [__m512; P],
+) -> usize {
+    let lines = w.cols() * F::BYTES / 64;
+    let first = low[0] == w.row(0).as_ptr();
+    for line in 0..lines {
+        for j in 0..P {
+            for row in [low[j], high[j]] {
+                // The rows that come next, past the end for the last ones, which does nothing.
+                let next = row.wrapping_add(2 * P * w.row_bytes() + 64 * line);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                if first {
+                    // Nobody has asked for these.
+                    let next = row.wrapping_add(FIRST_AHEAD + 64 * line);
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                }
+            }
+            for eight in 0..8 / F::BYTES {
+                let at = 64 * line + 8 * F::BYTES * eight;
+                // SAFETY: a part of a whole line.
+                unsafe {
+                    let act = twice(_mm256_loadu_ps(act.as_ptr().add(at / F::BYTES)));
+                    let weights = F::pair(low[j].add(at), high[j].add(at));
+                    acc[j] = _mm512_fmadd_ps(weights, act, acc[j]);
+                }
+            }
+        }
+    }
+    lines
+}
+
 /// `2 P` weight rows from `r` times `N` activation rows from `n`. A vector belongs to rows `P` apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
@@ -151,10 +196,16 @@ unsafe fn tile<F: Pair, const P: usize, const N: usize>(
     let mut acc = [[_mm512_setzero_ps(); P]; N];
     let mut weights = [_mm512_setzero_ps(); P];
     let cols = w.cols();
-    for eight in 0..cols / 8 {
+    let lines = if N == 1 {
+        // SAFETY: the rows have the columns of `w`.
+        unsafe { lone::<F, P>(w, (low, high), near[0], &mut acc[0]) }
+    } else {
+        0
+    };
+    for eight in lines * 8 / F::BYTES..cols / 8 {
         let k = 8 * eight;
         let at = k * F::BYTES;
-        if n == 0 && at.is_multiple_of(64) {
+        if N > 1 && n == 0 && at.is_multiple_of(64) {
             // The rows that come next, past the end for the last ones, which does nothing.
             for row in [low, high].as_flattened() {
                 let next = row.wrapping_add(2 * P * w.row_bytes() + at);

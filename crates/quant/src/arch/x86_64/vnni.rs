@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::formats::Format;
 use super::gemm::{self, Panel, SIDE, Tile, bytes_of, gather};
-use super::lanes::gather_f16;
+use super::lanes::{add_products_with, gather_f16};
 use crate::dot::{Out, PANEL_COLS, RoundedRows, Scratch, Weights};
 
 /// Cuts `n_rows` activation rows into tiles of eight, four and one: calls `visit(first, length)`. Sums and
@@ -374,8 +374,7 @@ unsafe fn mins<F: Format>(meta: *const u8, act_sums: *const i16) -> __m512i {
         // SAFETY: the caller's block has eight pairs of minima, its activations 16 sums.
         unsafe {
             let mins = _mm512_loadu_si512(meta.add(gemm::mins_at::<F>() + 64 * pair).cast());
-            let sums = act_sums.add(2 * pair).cast::<i32>().read_unaligned();
-            total = _mm512_dpwssd_epi32(total, mins, _mm512_set1_epi32(sums));
+            total = add_products_with(total, mins, act_sums.add(2 * pair).cast());
         }
     }
     total

@@ -4,6 +4,7 @@
 //! of one vector before the float accumulation.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::lanes::from_lane;
 use crate::dot::{Line, Out, RoundedRows, Scratch, Weights, picked};
@@ -12,6 +13,9 @@ use crate::dot::{Line, Out, RoundedRows, Scratch, Weights, picked};
 pub(super) const ROWS: usize = 8;
 /// Blocks of each row that are worked on together.
 pub(super) const BLOCKS: usize = 16 / ROWS;
+
+/// Bytes that are fetched ahead at least.
+const AHEAD: usize = 32 << 10;
 
 /// Places of 16 stored blocks: [`ROWS`] rows of one block, then of the next.
 pub(super) struct Places<'a> {
@@ -119,7 +123,7 @@ pub(super) unsafe fn rows<F: OneRow>(
             let mut acc = _mm512_setzero_ps();
             for step in 0..steps {
                 let b = step * BLOCKS;
-                prefetch_next(w, first, b * ROWS * F::BYTES, BLOCKS * F::BYTES);
+                prefetch_next(w, first, b * F::BYTES..(b + BLOCKS) * F::BYTES);
                 let at = blocks(step);
                 let places = Places { rows: &rows, skip: at.map(|b| b * F::BYTES) };
                 let lines = &scratch.panel[(n * steps + step) * F::LINES..][..F::LINES];
@@ -143,15 +147,25 @@ pub(super) unsafe fn rows<F: OneRow>(
     }
 }
 
-/// Asks for what the next rows hold at `offset`, so that all of them are near when their turn comes.
-/// Requests past the end do nothing.
+/// Asks for the lines that begin in `columns` of rows further on (in bytes), so that all of them are near when their
+/// turn comes: of all rows in turn, since memory answers several streams faster than one. Requests past the end do
+/// nothing.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
-fn prefetch_next(w: &Weights<'_>, first: usize, offset: usize, block_bytes: usize) {
-    let next = w.row(first).as_ptr().wrapping_add(ROWS * w.row_bytes() + offset);
-    for line in 0..(ROWS * block_bytes).div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64 * line).cast());
+fn prefetch_next(w: &Weights<'_>, first: usize, columns: Range<usize>) {
+    let next = w.row(first).as_ptr().wrapping_add(distance(w));
+    for line in columns.start.div_ceil(64)..columns.end.div_ceil(64) {
+        for row in 0..ROWS {
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(row * w.row_bytes() + 64 * line).cast());
+        }
     }
+}
+
+/// How far rows are asked for ahead: whole groups of them, of [`AHEAD`] bytes at least.
+#[inline]
+fn distance(w: &Weights<'_>) -> usize {
+    let rows = (ROWS * w.row_bytes()).max(1);
+    rows * AHEAD.div_ceil(rows)
 }
 
 #[inline]

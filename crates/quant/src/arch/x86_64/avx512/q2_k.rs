@@ -1,46 +1,33 @@
-//! Q2_K: four shifts of a block's bytes, of which one selects the bits of two runs at a time, so that no dword
-//! adds up weights with different scales before these have multiplied it.
+//! Q2_K: bits are masked where they lie, so that one shift serves all four runs of a byte, and sums of dwords are packed
+//! to words, so that two of them meet their scales in one multiplication.
 
 use std::arch::x86_64::*;
 
 use super::gemv::{BLOCKS, Near, OneRow, Places, ROWS, Sums};
 use super::lanes::{load, quad, whole_sums};
+use crate::arch::x86_64::lanes::add_products;
 use crate::dot::{Line, RoundedRows};
 
 /// Weights `128 h + 32 s + 16 p + i` of a block are the bits from `2 s` on of byte `32 h + 16 p + i` of its codes,
-/// and have scale and minimum `8 h + 2 s + p`. Vectors of unpacked weights are numbered by two bits: the upper one
-/// chooses `s` of 0 and 1, or 2 and 3; the lower one, which half of every eight bytes.
+/// and have scale and minimum `8 h + 2 s + p`. Vectors of unpacked weights are numbered by `s`; 128 bits of one have
+/// one scale.
 const VECTORS: usize = 4;
 
-/// Offsets in every 64 bits of codes: four bytes of the lesser shift, the same four of the greater one.
-const fn shifts(vector: usize) -> i64 {
-    let mut offsets = [0; 8];
-    let mut i = 0;
-    while i < 8 {
-        offsets[i] = (32 * (vector % 2) + 8 * (i % 4) + 2 * (vector / 2 * 2 + i / 4)) as u8;
-        i += 1;
-    }
-    i64::from_le_bytes(offsets)
-}
-
-/// The weight in byte `i` of a vector.
-const fn weight(vector: usize, i: usize) -> usize {
-    let (lane, half, byte) = (i / 16, i / 8 % 2, i % 8);
-    let s = vector / 2 * 2 + byte / 4;
-    128 * (lane / 2) + 32 * s + 16 * (lane % 2) + 8 * half + 4 * (vector % 2) + byte % 4
-}
-
-/// For a pair of vectors, the scale of every dword: its place in the low byte, nothing above.
+/// For a pair of vectors, the scale of every word of their packed sums: its place in the low byte, nothing above.
 static SCALES: [[u8; 64]; 2] = {
     let mut places = [[0x80; 64]; 2];
     let mut i = 0;
-    while i < 32 {
-        let (pair, dword) = (i / 16, i % 16);
-        places[pair][4 * dword] = (weight(2 * pair, 4 * dword) / 16) as u8;
+    while i < 64 {
+        let (pair, word) = (i / 32, i % 32);
+        let (lane, s) = (word / 8, 2 * pair + word / 4 % 2);
+        places[pair][2 * word] = (8 * (lane / 2) + 2 * s + lane % 2) as u8;
         i += 1;
     }
     places
 };
+
+/// [`products`] are so many powers of two above what they stand for.
+const SHIFT: u32 = 4;
 
 /// Lines of an activation block: those that the vectors meet, upper and lower parts of the sums of 16.
 const LINES: usize = VECTORS + 2;
@@ -56,10 +43,11 @@ impl OneRow for Q2K {
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
     unsafe fn arrange(acts: &RoundedRows, row: usize, at: [usize; BLOCKS], lines: &mut [Line]) {
         for (b, lines) in at.into_iter().zip(lines.chunks_exact_mut(LINES)) {
-            let codes = acts.codes(row)[256 * b..][..256].as_chunks::<4>().0;
-            for (vector, line) in lines.iter_mut().take(VECTORS).enumerate() {
-                for (dword, four) in line.0.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                    *four = codes[weight(vector, 4 * dword) / 4].map(i8::cast_unsigned);
+            let codes = acts.codes(row)[256 * b..][..256].as_chunks::<16>().0;
+            for (s, line) in lines.iter_mut().take(VECTORS).enumerate() {
+                for (lane, sixteen) in line.0.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                    let codes = codes[8 * (lane / 2) + 2 * s + lane % 2];
+                    *sixteen = codes.map(i8::cast_unsigned);
                 }
             }
             // `16 * upper + lower`, of which one is a signed byte and one is below 16; four times for four rows.
@@ -96,35 +84,44 @@ impl OneRow for Q2K {
         let mins = _mm512_permutexvar_epi32(order, quad(mins));
         // SAFETY: a block ends with its scale and that of its minima.
         let (d, dmin) = unsafe { scales(places) };
-        Sums { total: whole_sums(quads), d, mins: Some((mins, dmin)) }
+        let total = _mm512_srai_epi32::<SHIFT>(whole_sums(quads));
+        Sums { total, d, mins: Some((mins, dmin)) }
     }
 }
 
-/// Scaled products of one block, still to be added over the lanes.
+/// Scaled products of one block, [`SHIFT`] bits up, still to be added over the lanes.
 ///
 /// # Safety
 /// `block` must lead to a block, `acts` to the lines of its activations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,gfni,avx2,fma,f16c")]
 unsafe fn products(block: *const u8, acts: *const u8) -> __m512i {
-    // SAFETY: 16 bytes of scales, then 64 of codes.
-    let (scales, codes) = unsafe {
+    // SAFETY: 16 bytes of scales, then 64 of codes; both tables have 64 bytes.
+    let (scales, codes, orders) = unsafe {
         let scales = _mm512_broadcast_i32x4(_mm_loadu_si128(block.cast()));
-        (_mm512_and_si512(scales, _mm512_set1_epi8(15)), load(block.add(16)))
+        let orders = [load(SCALES[0].as_ptr()), load(SCALES[1].as_ptr())];
+        (_mm512_and_si512(scales, _mm512_set1_epi8(15)), load(block.add(16)), orders)
     };
-    let mut totals = [_mm512_setzero_si512(); 2];
-    for vector in 0..VECTORS {
-        let bits = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(shifts(vector)), codes);
-        let weights = _mm512_and_si512(bits, _mm512_set1_epi8(3));
+    let shifted = _mm512_srli_epi16::<2>(codes);
+    // The lower two runs as they are, the upper two sixteenfold: words hold four products of either.
+    let (low, high) = (_mm512_set1_epi8(3), _mm512_set1_epi8(3 << SHIFT));
+    let weights = [
+        _mm512_and_si512(codes, low),
+        _mm512_and_si512(shifted, low),
+        _mm512_and_si512(codes, high),
+        _mm512_and_si512(shifted, high),
+    ];
+    let mut totals = [_mm512_setzero_si512(); VECTORS];
+    for (s, weights) in weights.into_iter().enumerate() {
         // SAFETY: one of the caller's lines.
-        let acts = unsafe { load(acts.add(64 * vector)) };
-        totals[vector / 2] = _mm512_dpbusd_epi32(totals[vector / 2], weights, acts);
+        let acts = unsafe { load(acts.add(64 * s)) };
+        totals[s] = _mm512_dpbusd_epi32(totals[s], weights, acts);
     }
-    // SAFETY: both tables have 64 bytes.
-    let orders = unsafe { [load(SCALES[0].as_ptr()), load(SCALES[1].as_ptr())] };
-    // A sum of eight products fits in a word, and the upper words of scales are zero.
-    let total = _mm512_madd_epi16(totals[0], _mm512_shuffle_epi8(scales, orders[0]));
-    _mm512_dpwssd_epi32(total, totals[1], _mm512_shuffle_epi8(scales, orders[1]))
+    let lower = _mm512_packs_epi32(totals[0], totals[1]);
+    let lower = _mm512_madd_epi16(lower, _mm512_shuffle_epi8(scales, orders[0]));
+    let upper = _mm512_packs_epi32(totals[2], totals[3]);
+    let lower = _mm512_slli_epi32::<SHIFT>(lower);
+    add_products(lower, upper, _mm512_shuffle_epi8(scales, orders[1]))
 }
 
 /// Minima times activations of four blocks, 128 bits each, still to be added over these.
