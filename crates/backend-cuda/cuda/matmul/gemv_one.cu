@@ -207,9 +207,10 @@ DEVICE void one_row(const OneArgs& a, const NextArgs* next, float* near, Crossin
                         if (a.raw) round_raw(a, s.extra);
                     }
                     if constexpr (EACH == 2) {
+                        const Found& f = s.found[0];
                         const uint32_t warp = threadIdx.x / 32, behind = warp + WARPS;
-                        kept[0].load(s.found[0].x + warp * ACT32_RECORD);
-                        kept[1].load(s.found[0].x + (behind < s.found[0].slots ? behind : warp) * ACT32_RECORD);
+                        kept[0].load(f.x + (warp < f.slots ? warp : 0) * ACT32_RECORD);
+                        kept[1].load(f.x + (behind < f.slots ? behind : 0) * ACT32_RECORD);
                     }
                     awaited = true;
                 }

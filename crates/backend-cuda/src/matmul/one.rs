@@ -8,7 +8,7 @@ use super::gemv::{Job, MAX_JOBS};
 use super::ring::{self, SLOT_BYTES, WARPS, slots};
 use super::round::Values;
 use super::weights::{Layout, Matrix};
-use super::{CHUNK_COLS, CHUNK_ROWS, Workspace};
+use super::{CHUNK_ROWS, Workspace};
 use crate::gpu::{Args, Buffer, DevicePtr, Gpu, Kernel, Launch};
 use crate::hyper_connection::NextArgs;
 
@@ -77,14 +77,8 @@ pub(super) fn products_next(
         Values { x, stride: cols * n_slices, cols, n_slices, n_rows: 1, halves: false }
     };
     let heads = values(x, w.cols(), n_groups);
-    let whole = |w: &Matrix| {
-        w.layout() == Layout::Q8_0
-            && w.cols().is_multiple_of(CHUNK_COLS)
-            && ring::unit_panels(w) == 1
-    };
     let can = next.takes(out.rows())
-        && whole(w)
-        && whole(out)
+        && [w, out].iter().all(|w| w.layout() == Layout::Q8_0)
         && (w.rows() / n_groups).is_multiple_of(2 * CHUNK_ROWS)
         && heads.records() <= ws.records()
         && ring::has(gpu, ring::ONE_SHARED_MAX, [w, out].into_iter());
@@ -95,12 +89,14 @@ pub(super) fn products_next(
     let job = Job { out: low.buf.ptr(), stride: low.cols, w };
     let mut args = OneArgs::new(ws, (&heads, 0, false), &[job], n_groups, &(0..n_groups));
     args.rounded = records.ptr();
+    args.one_panel_a_unit();
     let launch = Launch::new((args.n_units() / 2).min(gpu.sms()), ring::THREADS);
     gpu.launch(&ROUNDED, launch.shared(ring::ONE_ROUNDED_SHARED), &args)?;
 
     let job = Job { out: DevicePtr::NULL, stride: 0, w: out };
     let mut product = OneArgs::new(ws, (&values(low, low.cols, 1), 0, false), &[job], 1, &(0..1));
     product.jobs[0].x = records.ptr();
+    product.one_panel_a_unit();
     let launch = Launch::new(next.chunks().min(gpu.sms()), ring::THREADS);
     let args = OneNextArgs { product, next: *next };
     gpu.launch(&NEXT, launch.shared(ring::ONE_NEXT_SHARED), &args)?;
@@ -138,6 +134,14 @@ impl OneArgs {
             args.n_units += to.units * groups.len() as u32;
         }
         args
+    }
+
+    /// Units of the only matrix become panels, which pairs are made of.
+    fn one_panel_a_unit(&mut self) {
+        let [job, ..] = &mut self.jobs;
+        let groups = self.n_units / job.units.max(1);
+        (job.panels, job.inverse, job.units) = (1, 0, job.group_panels);
+        self.n_units = groups * job.units;
     }
 
     pub(super) fn n_units(&self) -> usize {
