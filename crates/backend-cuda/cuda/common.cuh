@@ -65,20 +65,6 @@ DEVICE void let_next_begin() {
 
 #endif
 
-// Asks for all lines of a kernel's arguments at once; each would be waited for by itself where it is read.
-template <class Args>
-DEVICE void touch(const Args& a) {
-#ifndef KEID_EMULATE
-    // Zero, which the compiler does not know.
-    const uint32_t first = blockDim.y - 1;
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(&a) + first;
-    uint32_t all = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < sizeof(Args) / 4; i += 16) all ^= words[i];
-    asm volatile("" ::"r"(all));
-#endif
-}
-
 #define FULL_WARP 0xffffffffu
 
 // Sums and maxima over a warp; every lane gets the result. The order is fixed.

@@ -193,7 +193,6 @@ struct DownCursor {
 template <uint32_t LAYOUTS>
 DEVICE void experts_down(const DownArgs& a) {
     DYNAMIC_SHARED(uint8_t, shared);
-    touch(a);
     const Places near(shared);
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     near.copy_levels(a.grid);

@@ -164,7 +164,6 @@ template <int GROUPS>
 DEVICE void gemv_few(const GemvArgs& a) {
     typedef FewRows<GROUPS> Near;
     DYNAMIC_SHARED(Near, shared);
-    touch(a);
     Near& s = *shared;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Ring<DEPTH> ring;
