@@ -14,7 +14,8 @@ pub(super) const ROWS: usize = 8;
 /// Blocks of each row that are worked on together.
 pub(super) const BLOCKS: usize = 16 / ROWS;
 
-/// Bytes that are fetched ahead at least.
+/// Bytes that are fetched ahead at least, but of the rows of a call a quarter at most: what lies behind them may be
+/// nobody's.
 const AHEAD: usize = 32 << 10;
 
 /// Places of 16 stored blocks: [`ROWS`] rows of one block, then of the next.
@@ -164,8 +165,8 @@ fn prefetch_next(w: &Weights<'_>, first: usize, columns: Range<usize>) {
 /// How far rows are asked for ahead: whole groups of them, of [`AHEAD`] bytes at least.
 #[inline]
 fn distance(w: &Weights<'_>) -> usize {
-    let rows = (ROWS * w.row_bytes()).max(1);
-    rows * AHEAD.div_ceil(rows)
+    let (group, all) = ((ROWS * w.row_bytes()).max(1), w.rows() * w.row_bytes());
+    group * AHEAD.min(all / 4).div_ceil(group).max(1)
 }
 
 #[inline]
