@@ -41,16 +41,16 @@ struct alignas(16) Found {
     uint32_t first, rows, slots, panel_bytes, inverse, is_f16;
 };
 
-// What becomes of the results: units of a block are pairs of panels unless they are only stored. How many units are
-// added up at once.
+// What becomes of the results: whether the row may come as values, and whether results are rounded or go into the
+// streams. Units of a block are pairs of panels then. How many units are added up at once, and bytes beside.
 struct Stored {
-    enum { EACH = 1, BATCH = 4, EXTRA = RAW_MAX * ACT32_RECORD };
+    enum { RAW = 1, ROUNDS = 0, CROSSES = 0, EACH = 1, BATCH = 4, EXTRA = RAW_MAX * ACT32_RECORD };
 };
 struct RoundedToo {
-    enum { EACH = 2, BATCH = 4, EXTRA = 16 };
+    enum { RAW = 0, ROUNDS = 1, CROSSES = 0, EACH = 2, BATCH = 4, EXTRA = 16 };
 };
 struct Crossed {
-    enum { EACH = 2, BATCH = 2, EXTRA = PROJECT_BYTES };
+    enum { RAW = 0, ROUNDS = 0, CROSSES = 1, EACH = 2, BATCH = 2, EXTRA = PROJECT_BYTES };
 };
 
 template <class To>
@@ -201,9 +201,9 @@ DEVICE void one_row(const OneArgs& a, const NextArgs* next, float* near, Crossin
             for (;; here.next()) {
                 fill();
                 if (!awaited) {
-                    if constexpr (To::EXTRA == Crossed::EXTRA) ask_weights(*next, blockIdx.x, s.extra);
+                    if constexpr (To::CROSSES) ask_weights(*next, blockIdx.x, s.extra);
                     await_previous();
-                    if constexpr (To::EXTRA == Stored::EXTRA) {
+                    if constexpr (To::RAW) {
                         if (a.raw) round_raw(a, s.extra);
                     }
                     if constexpr (EACH == 2) {
@@ -237,10 +237,10 @@ DEVICE void one_row(const OneArgs& a, const NextArgs* next, float* near, Crossin
             store_batch<BATCH>(s.found, s.sums[buffer], first, n_units, near);
             buffer ^= 1;
             if constexpr (EACH == 2) __syncthreads();
-            if constexpr (To::EXTRA == RoundedToo::EXTRA) {
+            if constexpr (To::ROUNDS) {
                 round_pairs(a, s.found + first, near, (unit + 1 - first) / 2);
             }
-            if constexpr (To::EXTRA == Crossed::EXTRA) {
+            if constexpr (To::CROSSES) {
                 const uint32_t chunk = unit_of<EACH>(start + first) / 2;
                 if (start + first > 0) ask_weights(*next, chunk, s.extra);
                 cross_site(*next, chunk, s.extra, *crossing);
