@@ -170,6 +170,8 @@ KERNEL_HOLDING(32 * WARPS, 1, one_up_iq2_xxs, OneUpArgs) {
     };
     fill();
     spread_grid<WARPS>(s.grid, a.up.grid);
+    // What is read before the kernel's turn must not be what the first cache has kept of an earlier row.
+    if (a.knows_x) __threadfence();
     TwoChunks two;
     Operands one;
     one.from = nullptr;
